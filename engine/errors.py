@@ -1,0 +1,28 @@
+"""The errors of `engine`. Each is a `ValueError`: the user can mend what it names.
+
+SparringError (scenarios/errors.py)
+├── ConfigError        a setting that does not exist, has the wrong type, or contradicts another
+├── RunError           a run folder that cannot be opened, written or read
+├── TrackerError       a metrics tracker that cannot start
+└── EvaluationError    an evaluation or comparison that cannot be made
+"""
+
+from __future__ import annotations
+
+from sparring.scenarios.errors import SparringError
+
+
+class ConfigError(SparringError):
+    """A setting that does not exist, has the wrong type, or contradicts another."""
+
+
+class RunError(SparringError):
+    """A run folder that cannot be opened, written or read."""
+
+
+class TrackerError(SparringError):
+    """A metrics tracker that cannot start."""
+
+
+class EvaluationError(SparringError):
+    """An evaluation or comparison that cannot be made."""
