@@ -27,9 +27,24 @@ BINDING_SHARE = 0.2
 """How often a seat's budget lies below its value."""
 
 STORIES: Mapping[str, tuple[str, str, Resource, tuple[str, ...]]] = {
-    "house clearance": ("an old painting", "market", "goods", ("dealer", "collector", "decorator", "curator", "tourist", "painter")),
-    "radio licence": ("a radio licence", "work", "services", ("newspaper", "startup", "college", "network", "theatre", "council")),
-    "concert ticket": ("a concert ticket", "online", "services", ("fan", "student", "reseller", "critic", "traveller", "drummer")),
+    "house clearance": (
+        "an old painting",
+        "market",
+        "goods",
+        ("dealer", "collector", "decorator", "curator", "tourist", "painter"),
+    ),
+    "radio licence": (
+        "a radio licence",
+        "work",
+        "services",
+        ("newspaper", "startup", "college", "network", "theatre", "council"),
+    ),
+    "concert ticket": (
+        "a concert ticket",
+        "online",
+        "services",
+        ("fan", "student", "reseller", "critic", "traveller", "drummer"),
+    ),
     "beehive": ("a beehive", "community", "goods", ("gardener", "baker", "teacher", "farmer", "brewer", "florist")),
     "family clock": ("the family clock", "family", "goods", ("sister", "brother", "cousin", "aunt", "uncle", "nephew")),
 }
@@ -82,7 +97,9 @@ class Auction(Family[Public, Private]):
 
     def instructions(self, public: Public, private: Private, seat: int, names: tuple[str, ...]) -> str:
         pays = "its own bid" if public.format == "first" else "only the second highest bid"
-        talk = "Everyone first says one sentence; then all bid at once in secret." if public.talk else "All bid at once in secret."
+        talk = (
+            "Everyone first says one sentence; then all bid at once in secret." if public.talk else "All bid at once in secret."
+        )
         return (
             f"You are the {names[seat]}. The {', '.join(names[:-1])} and {names[-1]} bid for {public.item}. "
             f"It is worth {private.value} to you; your budget is {private.budget}. {talk} "
