@@ -307,7 +307,7 @@ def test_scripts_are_pure_and_never_invalid() -> None:
 
 
 def wins(acts: list[Act], instances: list[Scenario]) -> float:
-    """The share won against the four training partners in turn, the seats alternating; game i is played by `acts[i % len(acts)]`."""
+    """The share won against the four training partners in turn, seats alternating; `acts[i % len(acts)]` plays game i."""
     won = 0
     for i, dealt in enumerate(instances):
         seat, partner = i % len(dealt.seats), AUCTION.strategies[AUCTION.partners[i // 2 % 4]]
