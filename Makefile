@@ -1,0 +1,45 @@
+# `make demo` and `make test` set up what they need in .venv; a second run finds it done.
+# PYTHON names the interpreter to make .venv with: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Idle OpenMP threads sleep: spinning ones take the cores from whoever else computes.
+export OMP_WAIT_POLICY ?= passive
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+
+.PHONY: demo test lint bench gpu clean
+
+demo: $(VENV)/core.stamp
+	$(BIN)/sparring demo
+
+test: lint
+	$(BIN)/python -m pytest --durations=15
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest bench
+	$(BIN)/sparring bench throughput
+
+# On a machine with a GPU, in an environment that has the CUDA build of torch: the checks that only a GPU can make.
+gpu:
+	$(PYTHON) -m pytest -o python_files='gpu_*.py'
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks src/*.egg-info
+
+$(VENV)/core.stamp: requirements/cpu.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "sparring needs Python 3.11 to 3.13 and $(PYTHON) is %d.%d: name another one with PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements/cpu.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/core.stamp requirements/dev.txt
+	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
+	@touch $@
