@@ -6,6 +6,7 @@ Owns the connection's settings (WAL, busy timeout) and the check of the file's i
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,8 +64,8 @@ def _identify(connection: sqlite3.Connection, path: Path, schema: Path, applicat
         raise Unusable(f"{path} is a database of another program")
     if found[1] > version:
         raise Unusable(f"{path} has schema version {found[1]}, this sparring knows up to {version}: update sparring")
-    if not read_only and connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        connection.execute("PRAGMA journal_mode = WAL")
+    if not read_only:
+        _enter_wal(connection)
     # WAL with NORMAL survives a killed process at any instant; only a power cut may take back the last transactions.
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
@@ -79,6 +80,19 @@ def _make(connection: sqlite3.Connection, schema: Path, application: int, versio
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {application}")
         connection.execute(f"PRAGMA user_version = {version}")
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """Switches to WAL. SQLite does not wait for others here, whatever the busy timeout, so the waiting is ours."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _identity(connection: sqlite3.Connection) -> tuple[int, int]:
