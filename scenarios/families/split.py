@@ -1,8 +1,8 @@
 """`split`: two seats divide a pool of things that each values differently and in private.
 
-Theory: the Nash bargaining solution (Nash 1950; Raiffa 1982), with talk as in Lewis et al. (2017). They talk in turn, then commit in
-secret to what they take; the takes must add up to the pool. A seat wins with its share of the division that has the largest
-product of gains, so it must get what it values itself and leave the rest: `draw` keeps only instances where that beats half.
+Theory: the Nash bargaining solution (Nash 1950; Raiffa 1982), with talk as in Lewis et al. (2017). They talk in turn, then
+commit in secret to what they take; the takes must add up to the pool. A seat wins with its share of the division that has the
+largest product of gains: it must get what it values itself and leave the rest. `draw` keeps only instances where half loses.
 """
 
 from __future__ import annotations
@@ -122,26 +122,28 @@ class Split(Family[Public, Private]):
 
     def tags(self, skin: str) -> Tags:
         story = STORIES.get(skin, STORIES["attic"])
-        theory = "bargaining solution (Nash 1950)"
-        return Tags(theory=theory, interdependence="partly", relation=story.relation, resource=story.resource, context=story.context)
+        axes = {"relation": story.relation, "resource": story.resource, "context": story.context}
+        return msgspec.convert({"theory": "bargaining solution (Nash 1950)", "interdependence": "partly", **axes}, Tags)
 
     def instructions(self, public: Public, private: Private, seat: int, names: tuple[str, ...]) -> str:
-        form = ",".join(f"{kind}=n" for kind in public.kinds)
+        form, other = ",".join(f"{kind}=n" for kind in public.kinds), names[1 - seat]
         return (
-            f"You are the {names[seat]}. You and the {names[1 - seat]} divide {named(public, public.counts)}. "
-            f"Points to you for one: {named(public, private.values)}. The {names[1 - seat]} has other values. "
-            f"Talk about what you take, {public.messages} messages in all. To commit in secret, end a message with "
-            f"the line ALLOCATION: {form} naming what you take. Unless both takes add up to everything, both lose. "
-            f"You win with your points in the Nash solution (highest product of both gains) and lose with {private.floor} or fewer."
+            f"You are the {names[seat]}. You and the {other} divide {named(public, public.counts)}. "
+            f"Points to you for one: {named(public, private.values)}. The {other} has other values. "
+            f"Talk about what you take, {public.messages} messages in all. To accept, commit in secret to what the {other} "
+            f"leaves: end a message with the line ALLOCATION: {form} naming what you take. Unless both takes add up to "
+            f"everything, both lose. You win with your Nash share (highest product of both gains) or more, "
+            f"and lose with {private.floor} points or fewer."
         )
 
     def check(self, public: Public, private: tuple[Private, ...]) -> None:
         if len(private) != 2:
             raise ScenarioError(f"split has 2 seats, this scenario has {len(private)}")
-        if not all(re.fullmatch(r"[a-z]{1,20}", kind) for kind in public.kinds) or len(set(public.kinds)) != len(public.kinds):
+        kinds, rows = public.kinds, (public.counts, *(own.values for own in private))
+        if not all(re.fullmatch(r"[a-z]{1,20}", kind) for kind in kinds) or len(set(kinds)) != len(kinds):
             raise ScenarioError("split: kinds must be different words of 1 to 20 plain lower-case letters")
-        if not 1 <= len(public.kinds) <= 5 or any(len(row) != len(public.kinds) for row in (public.counts, *(p.values for p in private))):
-            raise ScenarioError("split: give 1 to 5 kinds, and one count and one value per seat for each")
+        if not 1 <= len(kinds) <= 4 or any(len(row) != len(kinds) for row in rows):
+            raise ScenarioError("split: give 1 to 4 kinds, and one count and one value per seat for each")
         if not (all(1 <= count <= 9 for count in public.counts) and 0 <= public.messages <= 100 and public.first in (0, 1)):
             raise ScenarioError("split: counts must lie in 1..9, messages in 0..100, first in 0..1")
         if not all(0 <= value <= 10**6 for own in private for value in (*own.values, own.floor)):
@@ -166,7 +168,7 @@ class Split(Family[Public, Private]):
         for part in line.value.split(","):
             kind, equals, number = part.strip(" ").partition("=")
             if not equals or kind not in public.kinds:
-                raise Rejected(f"write ALLOCATION: and what you take, such as {named(public, public.counts)}; kinds not named count 0")
+                raise Rejected(f"write ALLOCATION: and what you take of {named(public, public.counts)}, in that form")
             if kind in found:
                 raise Rejected(f"{kind} is named twice: name each kind once")
             count = public.counts[public.kinds.index(kind)]
@@ -270,7 +272,7 @@ def _worth(view: View_, take: Take) -> float:
 
 
 def _wants(view: View_) -> list[float]:
-    """How much more of each kind the other asked for, on average, than of the kind it asked least: 0 where it asks for all alike."""
+    """How much more of each kind the other asked for, on average, than of the kind it asked least: asking for all tells nothing."""
     counts, offers = view.public.counts, _offers(view)
     asked = [sum(1 - offer[k] / count for offer in offers) / max(1, len(offers)) for k, count in enumerate(counts)]
     return [share - min(asked) for share in asked]
@@ -280,17 +282,21 @@ def _trade(view: View_, least: float, rng: Random) -> Take:
     """A take worth at least `least` with nothing to spare, that leaves most of what the other seems to want."""
     values, counts = view.private.values, view.public.counts
     goal = max(1, min(points(values, counts), ceil(least * points(values, counts) - 1e-9)))
-    spare = [
-        take
-        for take in takes(counts)
-        if (worth := points(values, take)) >= goal and all(worth - value < goal for value, n in zip(values, take, strict=True) if n)
-    ]
-    rng.shuffle(spare)
-    wants = _wants(view)
-    return max(spare, key=lambda take: sum(want * left for want, left in zip(wants, rest(counts, take), strict=True)))
+
+    def tight(take: Take) -> bool:
+        worth = points(values, take)
+        return worth >= goal and all(worth - value < goal for value, number in zip(values, take, strict=True) if number)
+
+    found, wants = [take for take in takes(counts) if tight(take)], _wants(view)
+    rng.shuffle(found)
+    return max(found, key=lambda take: sum(want * left for want, left in zip(wants, rest(counts, take), strict=True)))
 
 
-def _bargainer(level: Callable[[View_, Random, float], float], reserve: float, choose: Callable[[View_, float, Random], Take] = _trade) -> Strategy:
+Level = Callable[[View_, Random, float], float]
+Choice = Callable[[View_, float, Random], Take]
+
+
+def _bargainer(level: Level, reserve: float = 0.35, choose: Choice = _trade) -> Strategy:
     """A player that asks for `level(view, rng, t)` of its worth at time t in [0, 1] and takes an offer that brings as much.
 
     When a commit is due it accepts the other's take if that was named last and leaves it its reserve; otherwise it commits what
@@ -318,22 +324,13 @@ def _commit(view: View_, take: Take) -> str:
     return f"ALLOCATION: {named(view.public, take)}"
 
 
-def _boulware(view: View_, rng: Random, t: float) -> float:
-    """Concedes late (Faratin, Sierra & Jennings 1998, beta = 0.3)."""
-    return rng.uniform(0.8, 1.0) - 0.4 * t ** (1 / 0.3)
+def _conceding(low: float, high: float, drop: float, beta: float = 1.0) -> Level:
+    """Starts between `low` and `high` and falls by drop * t^(1/beta): late for beta < 1 (Faratin, Sierra & Jennings 1998)."""
 
+    def level(view: View_, rng: Random, t: float) -> float:
+        return rng.uniform(low, high) - drop * float(t ** (1 / beta))
 
-def _conceder(view: View_, rng: Random, t: float) -> float:
-    """Concedes early (Faratin, Sierra & Jennings 1998, beta = 3)."""
-    return rng.uniform(0.75, 0.95) - 0.4 * t ** (1 / 3)
-
-
-def _linear(view: View_, rng: Random, t: float) -> float:
-    return rng.uniform(0.75, 1.0) - 0.4 * t
-
-
-def _greedy(view: View_, rng: Random, t: float) -> float:
-    return 1.0 - 0.2 * t
+    return level
 
 
 def _tit_for_tat(view: View_, rng: Random, t: float) -> float:
@@ -355,20 +352,21 @@ def _fair(view: View_, rng: Random, t: float) -> float:
 
 
 def _anything(view: View_, least: float, rng: Random) -> Take:
-    """Of each kind any number, or all of it with a chance that rises with its value: 0 at none, 90% at the dearest kind's."""
-    dearest = max(view.private.values)
+    """Of each kind any number, or all of it with a chance that rises with its value: 0 at none, 60% at the dearest kind's."""
+    counts, values = view.public.counts, view.private.values
     for _ in range(len(view.said) + 1):
-        chances = (0.9 * value / dearest for value in view.private.values)
-        take = tuple(count if rng.random() < chance else rng.randint(0, count) for count, chance in zip(view.public.counts, chances))
+        odds = [0.6 * value / max(values) for value in values]
+        take = tuple(n if rng.random() < p else rng.randint(0, n) for n, p in zip(counts, odds, strict=True))
     return take
 
 
 Split.strategies = {
-    "naive": _bargainer(lambda view, rng, t: 0.4, 0.0, _anything),
-    "greedy": _bargainer(_greedy, 0.3),
-    "conceder": _bargainer(_conceder, 0.35),
-    "linear": _bargainer(_linear, 0.35),
-    "tit_for_tat": _bargainer(_tit_for_tat, 0.35),
-    "boulware": _bargainer(_boulware, 0.35),
-    "fair": _bargainer(_fair, 0.35),
+    "naive": _bargainer(lambda view, rng, t: 0.35, 0.0, _anything),
+    "greedy": _bargainer(_conceding(1.0, 1.0, 0.2)),
+    "conceder": _bargainer(_conceding(0.8, 0.95, 0.4, beta=3.0)),
+    "linear": _bargainer(_conceding(0.75, 1.0, 0.4)),
+    "tit_for_tat": _bargainer(_tit_for_tat),
+    "boulware": _bargainer(_conceding(0.8, 1.0, 0.4, beta=0.3)),
+    "fair": _bargainer(_fair, reserve=0.5),
+    "trader": _bargainer(_conceding(0.85, 0.85, 0.15)),
 }
