@@ -49,6 +49,8 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
     """`None` for a void game: no gradient."""
     verdict: Verdict
     score: float
+    truncated: int = 0
+    """Messages that the token or context limit cut."""
 
     @property
     def group(self) -> str:

@@ -1,0 +1,159 @@
+"""Playing games concurrently, without turn barriers: each game goes on as soon as its own players have answered.
+
+A failed player voids its own game and nothing else; an error of the program itself ends the run. Owns no statistics
+(`stats.py`) and no players (`player.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from sparring.rollout.errors import RolloutError
+from sparring.rollout.player import Player, PlayerFactory, Reply, Table, parse_player
+from sparring.rollout.trajectory import Deal, Game
+from sparring.scenarios.game import GameState
+from sparring.scenarios.outcome import Outcome, Reason, Verdict
+
+FAILURES = (ValueError, OSError)
+"""What a player may raise without ending the run: `PlayerError` is a `ValueError`, `TimeoutError` an `OSError`."""
+
+
+async def play(
+    deals: Iterable[Deal],
+    players: PlayerFactory,
+    *,
+    concurrency: int = 64,
+    time_limit: float | None = None,
+    on_game: Callable[[Game], None] | None = None,
+) -> AsyncIterator[Game]:
+    """Plays the deals, at most `concurrency` at a time, and yields each game as it ends.
+
+    `deals` is read as places become free, so it may be endless. `time_limit` is in seconds a game. Closing the iterator
+    (`contextlib.aclosing`), cancelling the task that reads it or Ctrl-C cancels every game in flight and closes its players
+    before it returns.
+
+    Raises `RolloutError` for a deal that cannot be seated, and whatever a player raises beside `FAILURES`.
+
+    Example:
+        >>> async with aclosing(play(deals, Seating(), concurrency=64)) as games:
+        ...     async for game in games:
+        ...         stats.add(game)
+    """
+    if concurrency < 1:
+        raise RolloutError(f"concurrency must be at least 1, not {concurrency}")
+    finished: asyncio.Queue[Game | asyncio.Task[None]] = asyncio.Queue()
+    unread = asyncio.Semaphore(2 * concurrency)
+    source = iter(deals)
+
+    async def work() -> None:
+        while True:
+            await unread.acquire()
+            deal = next(source, None)
+            if deal is None:
+                unread.release()
+                return
+            finished.put_nowait(await play_game(deal, players, time_limit))
+
+    workers = [asyncio.create_task(work()) for _ in range(concurrency)]
+    for worker in workers:
+        worker.add_done_callback(finished.put_nowait)
+    try:
+        running = len(workers)
+        while running:
+            done = await finished.get()
+            if isinstance(done, Game):
+                if on_game is not None:
+                    on_game(done)
+                yield done
+                unread.release()
+            else:
+                done.result()
+                running -= 1
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def play_game(deal: Deal, players: PlayerFactory, time_limit: float | None = None) -> Game:
+    """One game from deal to outcome. A failed player, or `time_limit` seconds gone by, makes it void for every seat."""
+    started = time.perf_counter()
+    game = GameState(deal.scenario, _cast(deal))
+    seated = _seat_all(deal, players)
+    error: str | None = None
+    try:
+        async with asyncio.timeout(time_limit) as limit:
+            await _take_turns(game, seated)
+    except _SeatFailed as failure:
+        error = str(failure)
+    except TimeoutError:
+        assert limit.expired()
+        error = f"the game took longer than {time_limit:g} s, waiting for {' and '.join(game.to_move)}"
+    finally:
+        for player in seated.values():
+            player.close()
+    outcomes = (game.outcome() if error is None else None) or _void(deal)
+    found = (seated[seat].trajectory(outcomes[seat]) for seat in deal.trained_seats)
+    return Game(
+        id=deal.id,
+        scenario=deal.scenario,
+        players=deal.players,
+        turns=tuple(game.turns),
+        outcomes=outcomes,
+        trajectories=tuple(trajectory for trajectory in found if trajectory is not None),
+        seconds=time.perf_counter() - started,
+        error=error,
+    )
+
+
+class _SeatFailed(Exception):
+    """Carries a player's failure out of the game that it ends."""
+
+
+async def _take_turns(game: GameState, seated: dict[str, Player]) -> None:
+    """Lets seats speak until the game ends. Seats that move at once think at once; the order of their texts is the table's."""
+    while seats := game.to_move:
+        if len(seats) == 1:
+            replies = [await _ask(game, seats[0], seated[seats[0]])]
+        else:
+            replies = await _ask_all(game, seats, seated)
+        for seat, reply in zip(seats, replies, strict=True):
+            if seat in game.to_move:
+                game.submit(seat, reply.text, complete=reply.complete)
+
+
+async def _ask(game: GameState, seat: str, player: Player) -> Reply:
+    try:
+        return await player.act(Table(game, seat))
+    except FAILURES as error:
+        raise _SeatFailed(f"{seat} failed: {type(error).__name__}: {error}") from error
+
+
+async def _ask_all(game: GameState, seats: tuple[str, ...], seated: dict[str, Player]) -> list[Reply]:
+    """All replies, or the first failure once the other seats have stopped."""
+    asked = [asyncio.create_task(_ask(game, seat, seated[seat])) for seat in seats]
+    try:
+        return await asyncio.gather(*asked)
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+
+
+def _seat_all(deal: Deal, players: PlayerFactory) -> dict[str, Player]:
+    if set(deal.players) != set(deal.scenario.seat_names):
+        wanted = ", ".join(deal.scenario.seat_names)
+        raise RolloutError(f"deal {deal.id!r} seats {', '.join(deal.players) or 'nobody'}, but its scenario has {wanted}")
+    return {seat: players(deal, seat) for seat in deal.scenario.seat_names}
+
+
+def _cast(deal: Deal) -> dict[str, str]:
+    """The seats that a script plays, for families whose target depends on the partner."""
+    specs = {seat: parse_player(spec) for seat, spec in deal.players.items()}
+    return {seat: spec.name for seat, spec in specs.items() if spec.kind == "script"}
+
+
+def _void(deal: Deal) -> dict[str, Outcome]:
+    return {seat: Outcome.of(Verdict.VOID, 0.0, Reason.PLAYER_FAILED) for seat in deal.scenario.seat_names}
