@@ -1,0 +1,170 @@
+"""`RunConfig`: everything that decides a run, gathered from the structs beside the classes that they configure.
+
+Reading and writing TOML is `settings.py`'s; this file owns the run's own settings and what they must agree on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sparring.engine.errors import ConfigError
+from sparring.engine.settings import load_config
+from sparring.rollout.errors import RolloutError
+from sparring.rollout.player import Sampling, find_strategy, parse_player
+from sparring.scenarios import registry
+from sparring.scenarios.errors import ScenarioError
+from sparring.scenarios.family import Split
+
+Count = Annotated[int, Meta(ge=1)]
+NonNegative = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+TRAINING_SCRIPTS = "scripts"
+UNSEEN_SCRIPT = "unseen"
+
+
+class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the learner turns games into a better adapter."""
+
+    learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
+
+
+class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a policy is measured on. Baseline and trained policy play the same deals."""
+
+    scenarios: NonNegative = 100
+    """Held-out scenarios, spread evenly over the families; 0 skips evaluation."""
+    split: Split = "seed"
+    """How they are held out: by seed, by parameter range or by skin."""
+    games: Count = 2
+    """Games of each scenario from each seat. The partners take turns, so each meets about as many games."""
+    partners: tuple[str, ...] = (TRAINING_SCRIPTS, UNSEEN_SCRIPT)
+    """As `RunConfig.partners`; "unseen" is each family's script that training never meets."""
+    seed: int = 0
+    """Draws the scenarios and everything random in their games."""
+
+
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A training run.
+
+    Example:
+        >>> load_run_config("demo", overrides=["iterations=3", "families=[\\"haggle\\"]"]).iterations
+        3
+    """
+
+    preset: str = ""
+    """The preset that it came from, for the record."""
+    name: str = "run"
+    """The run's name in reports and trackers."""
+    seed: int = 0
+    model: str = "tiny"
+    """The base model: "tiny" is the one shipped with the package; otherwise a local folder or a Hugging Face name."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """"auto" takes the GPU where there is one."""
+    threads: NonNegative = 1
+    """CPU threads of PyTorch; 0 leaves it to PyTorch. On a busy machine more threads than free cores are far slower than one."""
+
+    families: tuple[str, ...] = msgspec.field(default_factory=registry.names)
+    """The families of games to train and evaluate on."""
+    partners: tuple[str, ...] = (TRAINING_SCRIPTS,)
+    """Who sits across: "scripts" (each family's training scripts), "script:NAME", "base", "policy" (self-play), "policy:NAME"."""
+    iterations: Count = 60
+    scenarios_per_step: Count = 16
+    games_per_scenario: Annotated[int, Meta(ge=2)] = 8
+    """The size of a group: games of one scenario, seat and partner, compared with each other."""
+    concurrency: Count = 128
+    """Games in play at once."""
+    time_limit: Seconds | None = 120.0
+    """Seconds until a game is called off and void; "none" lets it take its time."""
+
+    sampling: Sampling = Sampling()
+    learner: LearnerConfig = LearnerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    checkpoint_every: Count = 20
+    """Steps between checkpoints; the last step always has one."""
+    keep_checkpoints: Count = 2
+    tracker: Literal["none", "wandb"] = "none"
+    """Where metrics go besides the run's database and the terminal."""
+
+    def check(self) -> None:
+        """Raises `ConfigError` where settings contradict each other, saying which one to change."""
+        self._check_families()
+        self._check_partners()
+        self._check_sampling()
+        evaluation = self.evaluation
+        if evaluation.split == "train":
+            raise ConfigError('evaluation.split = "train" measures on training scenarios: set it to "seed", "range" or "skin"')
+        if 0 < evaluation.scenarios < len(self.families):
+            count = len(self.families)
+            raise ConfigError(
+                f"evaluation.scenarios = {evaluation.scenarios} leaves families out: set it to {count} or more, or to 0"
+            )
+
+    def _check_families(self) -> None:
+        if not self.families:
+            raise ConfigError(f"families is empty: name some of {', '.join(registry.names())}")
+        for family in self.families:
+            if family not in registry.names():
+                raise ConfigError(f"families: there is no {family!r}: choose from {', '.join(registry.names())}")
+        if len(set(self.families)) < len(self.families):
+            raise ConfigError("families names one twice: name each once")
+
+    def _check_partners(self) -> None:
+        for key, partners in (("partners", self.partners), ("evaluation.partners", self.evaluation.partners)):
+            for family in self.families:
+                try:
+                    specs = partner_specs(family, partners)
+                except (RolloutError, ScenarioError) as error:
+                    raise ConfigError(f"{key}: {error}") from error
+                unseen = f"script:{registry.get(family).unseen_partner}"
+                if key == "partners" and unseen in specs:
+                    raise ConfigError(f"partners: {family}'s {unseen} is kept for evaluation: take it out of training")
+
+    def _check_sampling(self) -> None:
+        sampling = self.sampling
+        if sampling.temperature <= 0:
+            raise ConfigError("sampling.temperature must be above 0: games of a group must differ to be compared")
+        if not 0 < sampling.top_p <= 1:
+            raise ConfigError(f"sampling.top_p = {sampling.top_p} is no share: set it above 0 and at most 1")
+        if not 1 <= sampling.max_tokens < sampling.context:
+            raise ConfigError(
+                f"sampling.max_tokens = {sampling.max_tokens} must be at least 1 and below sampling.context = {sampling.context}"
+            )
+
+
+def load_run_config(*sources: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """A checked `RunConfig` from presets, TOML files and `key=value` overrides, later ones winning. Raises `ConfigError`."""
+    config = load_config(RunConfig, *sources, overrides=overrides)
+    config.check()
+    return config
+
+
+def partner_specs(family: str, partners: Sequence[str]) -> tuple[str, ...]:
+    """The player specs that `partners` stands for in a family, in order, each once.
+
+    Raises `RolloutError` for a spec that nobody knows or a script that the family does not have, `ScenarioError` for the family.
+
+    Example:
+        >>> partner_specs("haggle", ("unseen", "script:holder"))
+        ('script:linear', 'script:holder')
+    """
+    specs: list[str] = []
+    for partner in partners:
+        if partner == TRAINING_SCRIPTS:
+            specs += [f"script:{name}" for name in registry.get(family).partners]
+        elif partner == UNSEEN_SCRIPT:
+            specs.append(f"script:{registry.get(family).unseen_partner}")
+        else:
+            parsed = parse_player(partner)
+            if parsed.kind == "script":
+                find_strategy(family, parsed.name)
+            specs.append(partner)
+    if not specs:
+        raise RolloutError('nobody sits across the table: name a partner, such as "scripts"')
+    return tuple(dict.fromkeys(specs))
