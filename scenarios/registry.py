@@ -11,9 +11,12 @@ from sparring.scenarios.family import Family
 
 @cache
 def _families() -> dict[str, Family[Any, Any]]:
+    from sparring.scenarios.families.auction import Auction
+    from sparring.scenarios.families.dilemma import Dilemma
     from sparring.scenarios.families.haggle import Haggle
+    from sparring.scenarios.families.split import Split
 
-    found: tuple[Family[Any, Any], ...] = (Haggle(),)
+    found: tuple[Family[Any, Any], ...] = (Haggle(), Split(), Dilemma(), Auction())
     return {family.name: family for family in found}
 
 
