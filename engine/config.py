@@ -14,8 +14,10 @@ from msgspec import Meta
 
 from sparring.engine.errors import ConfigError
 from sparring.engine.settings import load_config
+from sparring.learner.learner import LearnerConfig
 from sparring.rollout.errors import RolloutError
-from sparring.rollout.player import Sampling, find_strategy, parse_player
+from sparring.rollout.player import Sampling, find_strategy
+from sparring.rollout.player_spec import parse_player
 from sparring.scenarios import registry
 from sparring.scenarios.errors import ScenarioError
 from sparring.scenarios.family import Split
@@ -26,12 +28,6 @@ Seconds = Annotated[float, Meta(gt=0)]
 
 TRAINING_SCRIPTS = "scripts"
 UNSEEN_SCRIPT = "unseen"
-
-
-class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the learner turns games into a better adapter."""
-
-    learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
 
 
 class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,6 +93,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         self._check_families()
         self._check_partners()
         self._check_sampling()
+        self._check_schedule()
         evaluation = self.evaluation
         if evaluation.split == "train":
             raise ConfigError('evaluation.split = "train" measures on training scenarios: set it to "seed", "range" or "skin"')
@@ -135,6 +132,14 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if not 1 <= sampling.max_tokens < sampling.context:
             raise ConfigError(
                 f"sampling.max_tokens = {sampling.max_tokens} must be at least 1 and below sampling.context = {sampling.context}"
+            )
+
+    def _check_schedule(self) -> None:
+        learner, updates = self.learner, self.iterations * self.learner.epochs * self.learner.minibatches
+        if learner.schedule != "constant" and learner.total_steps < updates:
+            raise ConfigError(
+                f"learner.total_steps = {learner.total_steps} ends the {learner.schedule} schedule before the run's "
+                f"{updates} updates: set it to {updates} or more, or shorten the run"
             )
 
 

@@ -170,7 +170,7 @@ def _is_struct(hint: Any) -> bool:
 
 
 def _say(error: msgspec.ValidationError) -> str:
-    text = str(error).replace(" - at `$.", " - at `").replace("Object missing", "missing")
+    text = str(error).replace(" - at `$.", " - at `").replace("Object missing", "missing").replace(" | null", " or none")
     return text[:1].lower() + text[1:].replace("`", "")
 
 

@@ -48,6 +48,12 @@ def test_the_dump_is_complete() -> None:
         (["sampling.temperature=0"], "sampling.temperature must be above 0"),
         (["sampling.top_p=0"], "sampling.top_p = 0.* is no share"),
         (["sampling.max_tokens=4096"], "sampling.max_tokens = 4096 must be at least 1 and below sampling.context = 2048"),
+        (
+            ["learner.schedule=linear", "learner.total_steps=5", "iterations=9"],
+            "learner.total_steps = 5 ends the linear.*the run's 9 ",
+        ),
+        (["learner.learning_rate=-1"], "settings: learner wants learning_rate above 0"),
+        (["learner.grpo.clip_hi=1"], "there is no setting learner.grpo.clip_hi: did you mean learner.grpo.clip_high?"),
         (["games_per_scenario=1"], "games_per_scenario: expected int >= 2"),
         (["game_per_scenario=4"], "did you mean games_per_scenario?"),
         (["temperature=0.5"], "did you mean sampling.temperature?"),
