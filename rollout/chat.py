@@ -115,6 +115,10 @@ class ChatFormat:
         """The text of sampled ids, special tokens left out."""
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
+    def answer(self, text: str) -> list[int]:
+        """The ids of an answer written by someone else (a script that is imitated), with the id that ends it."""
+        return [*self._text_ids(text), self.turn_end]
+
     def _encode(self, frame: Frame, text: str) -> list[int]:
         clean = text.encode("utf-8", "replace").decode().replace(GUARD, "").strip()
         text_ids = self._text_ids(frame.lead + clean + frame.tail, first=not frame.head and frame is self._opening)
@@ -157,7 +161,7 @@ class ChatFormat:
             opening = self._backend.encode(text.opening + probe + text.prompt, add_special_tokens=False).ids
             reply = self._backend.encode(close + probe + text.next_prompt, add_special_tokens=False).ids
             if self._encode(self._opening, probe) != opening or [self.turn_end, *self._encode(self._reply, probe)] != reply:
-                raise RolloutError(f"the tokenizer merges {probe!r} with the template around it: pass ChatFormat another template")
+                raise RolloutError(f"the tokenizer merges {probe!r} with the text around it: pass ChatFormat another template")
         special = {i: added.content for i, added in self._backend.get_added_tokens_decoder().items() if added.special}
         for content in special.values():
             if special.keys() & set(self._text_ids(f"{content} a{content}b")):
