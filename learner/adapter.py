@@ -1,0 +1,213 @@
+"""`Adapter`: what the learner hands to a generator, and what lies on disk between them in plain PEFT format.
+
+Owns the LoRA configuration, the record with its fingerprint and merged weights, and the files. How an adapter is attached to a
+model and trained is `lora.py`'s and `learner.py`'s business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors.torch
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sparring.learner.errors import AdapterError
+from sparring.learner.files import write_folder
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
+UNSERVED: dict[str, Any] = {
+    "use_dora": False,
+    "bias": "none",
+    "modules_to_save": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "fan_in_fan_out": False,
+    "lora_bias": False,
+    "layer_replication": None,
+}
+"""PEFT options that change what the tensors mean, and the only value of each that we serve."""
+
+
+class LoraSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The shape of an adapter."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    """The update is scaled by alpha / rank, or alpha / sqrt(rank) with `rslora`."""
+    target_modules: tuple[str, ...] = ()
+    """Last parts of the names of the layers to adapt, such as "q_proj"; empty means every linear layer of the decoder."""
+    dropout: float = 0.0
+    rslora: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise AdapterError(
+                f"lora wants rank >= 1, alpha > 0 and 0 <= dropout < 1, got {self.rank}, {self.alpha} and {self.dropout}"
+            )
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adapter:
+    """LoRA tensors under their PEFT names, with what they belong to.
+
+    Example:
+        >>> adapter = learner.adapter()
+        >>> adapter.tensors["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"].shape
+        torch.Size([16, 128])
+        >>> adapter.save(Path("runs/demo/adapter"))
+    """
+
+    name: str
+    spec: LoraSpec
+    tensors: dict[str, Tensor]
+    step: int = 0
+    base_model: str = ""
+    """`fingerprint_model` of the model it was trained on; empty where an adapter of other origin does not say."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The first 12 hex digits of the SHA-256 of names, shapes and bytes: equal policies share it."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {self.spec.scaling}\n".encode())
+            digest.update(_bytes(tensor))
+        return digest.hexdigest()[:12]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the adapted layers in the base model, such as "model.layers.0.self_attn.q_proj"."""
+        return tuple(sorted(name.removeprefix(PREFIX).removesuffix(LORA_A) for name in self.tensors if name.endswith(LORA_A)))
+
+    def merged_deltas(self) -> dict[str, Tensor]:
+        """scaling * B @ A per module, in fp32: what to add to the base weight [out, in] to have the policy in one matrix."""
+        return {name: self.spec.scaling * self._of(name, LORA_B) @ self._of(name, LORA_A) for name in self.modules}
+
+    def _of(self, module: str, part: str) -> Tensor:
+        return self.tensors[PREFIX + module + part].detach().float()
+
+    def files(self) -> dict[str, bytes]:
+        """The two files of PEFT's format, as bytes."""
+        config = LoraConfig(
+            r=self.spec.rank,
+            lora_alpha=self.spec.alpha,  # type: ignore[arg-type]
+            lora_dropout=self.spec.dropout,
+            use_rslora=self.spec.rslora,
+            target_modules=sorted({name.rsplit(".", 1)[-1] for name in self.modules}),
+            task_type="CAUSAL_LM",
+            inference_mode=True,
+        )
+        plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+        metadata = {"format": "pt", "name": self.name, "step": str(self.step), "base_model": self.base_model}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        return {
+            CONFIG_FILE: json.dumps(plain, indent=2, sort_keys=True).encode(),
+            WEIGHTS_FILE: safetensors.torch.save(tensors, metadata),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Writes it where plain `PeftModel.from_pretrained(base, folder)` reads it; a killed process leaves no half of it."""
+        write_folder(folder, self.files())
+
+
+def load_adapter(folder: Path, *, base_model: str | None = None) -> Adapter:
+    """The adapter in `folder`. Raises `AdapterError` if it is missing, broken, of a kind we do not serve, or, where the
+    fingerprint `base_model` is given, trained on another model."""
+    spec = _read_spec(folder / CONFIG_FILE)
+    tensors, metadata = _read_tensors(folder / WEIGHTS_FILE)
+    _check_shapes(folder, spec, tensors)
+    trained_on = metadata.get("base_model", "")
+    if base_model and trained_on and trained_on != base_model:
+        raise AdapterError(
+            f"adapter {folder} was trained on base model {trained_on}, this one is {base_model}: "
+            "load the base model it was trained on, or train a new adapter"
+        )
+    step = metadata.get("step", "0")
+    return Adapter(
+        name=metadata.get("name", folder.name),
+        spec=spec,
+        tensors=tensors,
+        step=int(step) if step.isdecimal() else 0,
+        base_model=trained_on,
+    )
+
+
+def _read_spec(path: Path) -> LoraSpec:
+    try:
+        config = json.loads(path.read_bytes())
+    except OSError as error:
+        raise AdapterError(
+            f"no adapter in {path.parent} ({error.strerror}: {path.name}): give a folder in PEFT format with {CONFIG_FILE} and "
+            f"{WEIGHTS_FILE}"
+        ) from error
+    except ValueError as error:
+        raise AdapterError(f"{path} is not JSON ({error}): save the adapter again") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise AdapterError(f"{path} does not describe a LoRA adapter (peft_type LORA): only LoRA can be loaded")
+    for option, served in UNSERVED.items():
+        if config.get(option, served) not in (served, None):
+            raise AdapterError(
+                f"{path} sets {option} = {config[option]!r}, which is not served: retrain with {option} = {served!r}"
+            )
+    targets = config.get("target_modules") or ()
+    try:
+        return LoraSpec(
+            rank=config["r"],
+            alpha=float(config["lora_alpha"]),
+            target_modules=tuple(sorted(targets)) if isinstance(targets, list) else (),
+            dropout=float(config.get("lora_dropout", 0.0)),
+            rslora=bool(config.get("use_rslora", False)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise AdapterError(f"{path} lacks a usable r, lora_alpha or lora_dropout ({error}): save the adapter again") from error
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except OSError as error:
+        raise AdapterError(
+            f"no readable {path.name} in {path.parent}: adapters are loaded as safetensors only; convert other formats with PEFT's "
+            "save_pretrained(safe_serialization=True)"
+        ) from error
+    except SafetensorError as error:
+        raise AdapterError(f"{path} is not a whole safetensors file ({error}): copy or save the adapter again") from error
+
+
+def _check_shapes(folder: Path, spec: LoraSpec, tensors: dict[str, Tensor]) -> None:
+    adapter = Adapter(name="", spec=spec, tensors=tensors)
+    expected = {PREFIX + module + part for module in adapter.modules for part in (LORA_A, LORA_B)}
+    odd = sorted(expected.symmetric_difference(tensors))
+    if odd or not tensors:
+        raise AdapterError(
+            f"{folder} does not hold pairs of lora_A and lora_B (see {odd[:1] or 'no tensors'}): save the adapter again"
+        )
+    for name, tensor in tensors.items():
+        rank = tensor.shape[0 if name.endswith(LORA_A) else -1] if tensor.ndim == 2 else 0
+        if rank != spec.rank:
+            raise AdapterError(
+                f"{folder}: {name} is {list(tensor.shape)}, but {CONFIG_FILE} says rank {spec.rank}: the two files do not belong "
+                "together, save the adapter again"
+            )
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise AdapterError(f"{folder}: {name} holds values that are no finite floats: go back to an earlier checkpoint")
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

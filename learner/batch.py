@@ -1,0 +1,215 @@
+"""`Batch`: sequences of unequal length in one row of tokens, no padding, and shared beginnings only once.
+
+Owns packing. Games of one group begin with the same prompt, and a causal model computes the same thing for it in each of them:
+the packed rows form a trie, and a sequence is a path through it. Linear layers run on the rows, attention on the paths
+(`attention.py`), the head only on rows that predict a trained token. All of it is exact.
+
+Axes: N packed rows, B sequences, T positions of the longest, M trained tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from sparring.learner.errors import LearnerError
+from sparring.rollout.trajectory import Trajectory
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """One micro-batch: what a forward and backward pass needs, and nothing of the others.
+
+    Example: two sequences 5 6 7 8 and 5 6 9, whose last two tokens and last token are trained, share the row of 5 and of 6:
+        token_ids [5, 6, 7]   paths [[0, 1, 2], [0, 1, 0]]   rows [1, 2, 1]   targets [7, 8, 9]
+    The last token of a sequence is predicted, never read.
+    """
+
+    token_ids: Tensor
+    """[N] int64."""
+    position_ids: Tensor
+    """[N] int64, from 0 in each sequence."""
+    paths: Tensor
+    """[B, T] int64: the row at each position of each sequence; padded with row 0, which no earlier position can see."""
+    lengths: Tensor
+    """[B] int64: positions of each path that count."""
+    home: Tensor
+    """[N] int64: for each row one cell b * T + t of `paths` that holds it."""
+    rows: Tensor
+    """[M] int64: the row whose hidden state predicts each trained token."""
+    targets: Tensor
+    """[M] int64: the trained tokens."""
+    sequence: Tensor
+    """[M] int64: which sequence of this batch each belongs to."""
+    generator_logp: Tensor
+    """[M] log-probs under the policy that sampled them."""
+    advantage: Tensor
+    """[M]"""
+    weight: Tensor
+    """[M] share of each token in the loss; over all micro-batches of an update these add up to the whole normalisation."""
+    temperature: Tensor
+    """[M]"""
+    members: tuple[int, ...]
+    """Where each of the B sequences stands in the list that was packed."""
+    update_tokens: int
+    """Trained tokens of the whole update, over all its micro-batches."""
+    old_logp: Tensor | None = None
+    reference_logp: Tensor | None = None
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def shared(self) -> bool:
+        """Whether any row lies on more than one path."""
+        return int(self.lengths.sum()) > self.num_rows
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on a device; itself if it is there."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)})
+
+
+def pack(
+    trajectories: Sequence[Trajectory],
+    advantages: Sequence[float],
+    weights: Sequence[float],
+    *,
+    token_budget: int,
+    share_prefixes: bool = True,
+    temperature: float | None = None,
+) -> list[Batch]:
+    """Micro-batches of at most `token_budget` rows each (one sequence may exceed it), in an order that depends on contents alone.
+
+    `advantages` and `weights` hold a number per sequence; every trained token of it gets both. `temperature` replaces that of
+    the trajectories. Raises `LearnerError` for a trajectory that cannot be trained on.
+    """
+    if not len(trajectories) == len(advantages) == len(weights):
+        raise LearnerError(
+            f"{len(trajectories)} trajectories want as many advantages and weights, got {len(advantages)}, {len(weights)}"
+        )
+    for trajectory in trajectories:
+        check(trajectory)
+    total = sum(sum(t.loss_mask) for t in trajectories)
+    heats = [t.temperature if temperature is None else temperature for t in trajectories]
+    batches = []
+    for members, paths, shares in _fill([_read(t) for t in trajectories], token_budget, share_prefixes):
+        batches.append(_batch(trajectories, advantages, weights, heats, members, paths, shares, total))
+    return batches
+
+
+def check(trajectory: Trajectory) -> None:
+    """Raises `LearnerError` if lists differ in length, nothing was sampled, or there is nothing before the first sampled token."""
+    t, where = trajectory, f"trajectory of {trajectory.seat!r} in game {trajectory.game_id!r}"
+    if not len(t.token_ids) == len(t.logprobs) == len(t.loss_mask):
+        raise LearnerError(
+            f"{where}: token_ids, logprobs and loss_mask have {len(t.token_ids)}, {len(t.logprobs)}, {len(t.loss_mask)} entries"
+        )
+    if not any(t.loss_mask):
+        raise LearnerError(f"{where} holds no sampled token: leave it out")
+    if t.loss_mask[0]:
+        raise LearnerError(f"{where} begins with a sampled token, which nothing predicts: record the prompt before it")
+    if t.temperature <= 0:
+        raise LearnerError(
+            f"{where} was sampled greedily (temperature 0), which has no gradient: sample at a temperature above 0"
+        )
+
+
+def _read(trajectory: Trajectory) -> list[int]:
+    """The tokens to read: up to the one before the last trained token."""
+    last = len(trajectory.loss_mask) - 1 - trajectory.loss_mask[::-1].index(True)
+    return trajectory.token_ids[:last]
+
+
+def _fill(reads: list[list[int]], budget: int, share: bool) -> Iterator[tuple[list[int], list[list[int]], list[int]]]:
+    """(members, paths, rows shared with the one before) per micro-batch.
+
+    In the order of their tokens, the longest beginning that a sequence shares with any before it is that with the one just
+    before: paths that grow side by side in this order form the trie.
+    """
+    order = (
+        sorted(range(len(reads)), key=lambda i: (reads[i], i))
+        if share
+        else sorted(range(len(reads)), key=lambda i: (-len(reads[i]), i))
+    )
+    members: list[int] = []
+    paths: list[list[int]] = []
+    shares: list[int] = []
+    used = 0
+    for i in order:
+        common = _common(reads[members[-1]], reads[i]) if share and members else 0
+        if members and used + len(reads[i]) - common > budget:
+            yield members, paths, shares
+            members, paths, shares, used, common = [], [], [], 0, 0
+        fresh = len(reads[i]) - common
+        paths.append((paths[-1][:common] if common else []) + list(range(used, used + fresh)))
+        members.append(i)
+        shares.append(common)
+        used += fresh
+    if members:
+        yield members, paths, shares
+
+
+def _common(left: list[int], right: list[int]) -> int:
+    """How many first tokens are equal."""
+    shorter = min(len(left), len(right))
+    if left[:shorter] == right[:shorter]:
+        return shorter
+    return next(i for i in range(shorter) if left[i] != right[i])
+
+
+def _batch(
+    trajectories: Sequence[Trajectory],
+    advantages: Sequence[float],
+    weights: Sequence[float],
+    heats: Sequence[float],
+    members: list[int],
+    paths: list[list[int]],
+    shares: list[int],
+    total: int,
+) -> Batch:
+    width = max(map(len, paths))
+    token_ids: list[int] = []
+    position_ids: list[int] = []
+    home: list[int] = []
+    rows: list[int] = []
+    targets: list[int] = []
+    logps: list[float] = []
+    counts: list[int] = []
+    for b, (i, path, common) in enumerate(zip(members, paths, shares, strict=True)):
+        t = trajectories[i]
+        token_ids += t.token_ids[common : len(path)]
+        position_ids += range(common, len(path))
+        home += range(b * width + common, b * width + len(path))
+        trained = [at for at in range(1, len(path) + 1) if t.loss_mask[at]]
+        rows += [path[at - 1] for at in trained]
+        targets += [t.token_ids[at] for at in trained]
+        logps += [t.logprobs[at] for at in trained]
+        counts.append(len(trained))
+    assert len(token_ids) == len(position_ids) == len(home)
+    per_token = torch.tensor(counts)
+
+    def spread(values: Sequence[float]) -> Tensor:
+        return torch.tensor([values[i] for i in members], dtype=torch.float32).repeat_interleave(per_token)
+
+    return Batch(
+        token_ids=torch.tensor(token_ids),
+        position_ids=torch.tensor(position_ids),
+        paths=torch.tensor([path + [0] * (width - len(path)) for path in paths]),
+        lengths=torch.tensor([len(path) for path in paths]),
+        home=torch.tensor(home),
+        rows=torch.tensor(rows),
+        targets=torch.tensor(targets),
+        sequence=torch.arange(len(members)).repeat_interleave(per_token),
+        generator_logp=torch.tensor(logps, dtype=torch.float32),
+        advantage=spread(advantages),
+        weight=spread(weights),
+        temperature=spread(heats),
+        members=tuple(members),
+        update_tokens=total,
+    )

@@ -1,0 +1,328 @@
+"""`Learner`: trajectories in, a better adapter out.
+
+Owns the trained parameters, the optimiser and their state on disk. `step` is the whole update; `forward_backward` and
+`optim_step` are its halves, for callers who accumulate or schedule on their own. The loss is `grpo.py`'s, packing `batch.py`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sparring.kernels.linear_logprob import linear_logprob
+from sparring.kernels.policy_loss import PolicySums
+from sparring.learner.adapter import Adapter, LoraSpec, load_adapter
+from sparring.learner.attention import ATTENTION
+from sparring.learner.batch import Batch, pack
+from sparring.learner.errors import LearnerError
+from sparring.learner.files import write_folder
+from sparring.learner.grpo import GrpoConfig, Selection, grpo_loss, select, sequence_weights
+from sparring.learner.lora import attach, export_tensors, fingerprint_model, load_into, lora_parameters, share_base
+from sparring.learner.schedule import Schedule, rate
+from sparring.learner.stats import OptimStats, StepStats, step_stats
+from sparring.rollout.trajectory import Trajectory
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "learner.json"
+RNG = "rng"
+
+
+class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an adapter is trained."""
+
+    lora: LoraSpec = LoraSpec()
+    grpo: GrpoConfig = GrpoConfig()
+    learning_rate: float = 1e-4
+    schedule: Schedule = "constant"
+    warmup_steps: int = 0
+    total_steps: int = 0
+    """Updates until a linear or cosine schedule reaches `final_rate`; each mini-batch of each epoch is one."""
+    final_rate: float = 0.0
+    """Where the schedule ends, as a share of `learning_rate`."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them as they are."""
+    epochs: int = 1
+    """Passes over one step's games."""
+    minibatches: int = 1
+    """Updates per pass, on whole groups in random order."""
+    token_budget: int = 4096
+    """Packed tokens per forward pass. The result does not depend on it; memory does."""
+    share_prefixes: bool = True
+    """Compute what sequences have in common at their beginning once."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.warmup_steps < 0 or self.max_grad_norm < 0 or self.weight_decay < 0:
+            raise LearnerError(
+                "learner wants learning_rate above 0, and warmup_steps, max_grad_norm and weight_decay of at least 0"
+            )
+        if min(self.epochs, self.minibatches, self.token_budget) < 1:
+            raise LearnerError("learner wants epochs, minibatches and token_budget of at least 1")
+        if self.schedule != "constant" and self.total_steps <= self.warmup_steps:
+            raise LearnerError(f"the {self.schedule} schedule wants total_steps above warmup_steps ({self.warmup_steps})")
+
+
+class Learner:
+    """Trains one adapter on a base model, whose weights it shares and never changes.
+
+    Example:
+        >>> learner = Learner(base_model, LearnerConfig(), seed=0)
+        >>> stats = learner.step(trajectories)
+        >>> learner.adapter().save(Path("runs/demo/adapter"))
+    """
+
+    def __init__(self, base_model: PreTrainedModel, config: LearnerConfig, *, seed: int, name: str = "policy") -> None:
+        self.config = config
+        self.name = name
+        self.steps = 0
+        """Calls of `step` so far."""
+        self.updates = 0
+        """Calls of `optim_step` so far: where the schedule stands."""
+        self.skipped = 0
+        """Of these, the ones that found gradients that were not finite and changed nothing."""
+        self.base_model = fingerprint_model(base_model)
+        self.device = next(base_model.parameters()).device
+        model = share_base(base_model)
+        model.set_attn_implementation(ATTENTION)
+        self._decoder, self._head = _halves(model)
+        self._wrapped = attach(model, config.lora, seed=seed)
+        self._wrapped.train()
+        self._parameters = lora_parameters(self._wrapped)
+        self._optimizer = torch.optim.AdamW(
+            list(self._parameters.values()),
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self._rng = torch.Generator().manual_seed(seed)
+
+    # The update
+
+    def step(self, trajectories: Sequence[Trajectory]) -> StepStats:
+        """One step on one iteration's games: `epochs` x `minibatches` updates, or none where no group carries a gradient."""
+        start = time.perf_counter()
+        selection = select(trajectories, self.config.grpo)
+        sums, optims, num_rows = PolicySums(), [], 0
+        updates = [self._prepare(part) for part in self._split(selection)] if selection.trajectories else []
+        several = self.config.epochs * len(updates) > 1
+        if several:
+            updates = [[replace(b, old_logp=self._score(b)) for b in batches] for batches in updates]
+        for _ in range(self.config.epochs):
+            for batches in updates:
+                for batch in batches:
+                    sums += self.forward_backward(batch)
+                    num_rows += batch.num_rows
+                optims.append(self.optim_step())
+        self.steps += 1
+        return step_stats(self.steps, selection, sums, optims, num_rows=num_rows, seconds=time.perf_counter() - start)
+
+    def _split(self, selection: Selection) -> list[Selection]:
+        """Whole groups in random order, dealt out into `minibatches` parts of nearly equal numbers of groups."""
+        if self.config.minibatches == 1:
+            return [selection]
+        names = sorted(set(selection.groups))
+        order = [names[i] for i in torch.randperm(len(names), generator=self._rng).tolist()]
+        parts = []
+        for part in range(min(self.config.minibatches, len(names))):
+            mine = set(order[part :: self.config.minibatches])
+            kept = [i for i, group in enumerate(selection.groups) if group in mine]
+            chosen = {
+                field: tuple(getattr(selection, field)[i] for i in kept) for field in ("trajectories", "advantages", "groups")
+            }
+            parts.append(replace(selection, **chosen))
+        return parts
+
+    def _prepare(self, selection: Selection) -> list[Batch]:
+        """The micro-batches of one update, with the base model's log-probs where the loss asks for them."""
+        grpo = self.config.grpo
+        weights = sequence_weights(selection.trajectories, grpo.normalisation)
+        batches = self._pack(selection.trajectories, selection.advantages, weights)
+        if grpo.kl_beta:
+            return [replace(b, reference_logp=self._score(b, base=True)) for b in batches]
+        return batches
+
+    def _pack(self, trajectories: Sequence[Trajectory], advantages: Sequence[float], weights: Sequence[float]) -> list[Batch]:
+        config = self.config
+        packed = pack(
+            trajectories,
+            advantages,
+            weights,
+            token_budget=config.token_budget,
+            share_prefixes=config.share_prefixes,
+            temperature=config.grpo.temperature,
+        )
+        return [batch.to(self.device) for batch in packed]
+
+    def forward_backward(self, batch: Batch) -> PolicySums:
+        """Adds one micro-batch's gradient to what has accumulated. Weights are global, so parts add up to the whole update."""
+        grpo = self.config.grpo
+        logp, entropy = self._logprobs(batch, entropy_grad=grpo.entropy_coef > 0)
+        loss, sums = grpo_loss(logp, entropy, batch, grpo)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return sums
+
+    def optim_step(self) -> OptimStats:
+        """One AdamW update with what has accumulated, then a clean slate. Gradients that are not finite change nothing."""
+        config = self.config
+        lr = rate(
+            config.schedule,
+            self.updates,
+            peak=config.learning_rate,
+            warmup=config.warmup_steps,
+            total=config.total_steps,
+            floor=config.final_rate,
+        )
+        held = [p for p in self._parameters.values() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
+        skipped = not bool(norm.isfinite())
+        if not skipped:
+            if config.max_grad_norm:
+                nn.utils.clip_grads_with_norm_(held, config.max_grad_norm, norm)
+            self._optimizer.param_groups[0]["lr"] = lr
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
+        self.skipped += skipped
+        return OptimStats(grad_norm=float(norm), learning_rate=lr, skipped=skipped)
+
+    # Log-probs
+
+    def logprobs(self, trajectories: Sequence[Trajectory], *, base: bool = False) -> list[list[float]]:
+        """Per token of each trajectory: its log-prob under the current policy (or the base) where sampled, 0.0 elsewhere."""
+        found: list[list[float]] = [[0.0] * len(t.token_ids) for t in trajectories]
+        zeros = [0.0] * len(trajectories)
+        for batch in self._pack(trajectories, zeros, zeros):
+            logp = self._score(batch, base=base).cpu()
+            for b, member in enumerate(batch.members):
+                trained = [at for at, mask in enumerate(trajectories[member].loss_mask) if mask]
+                for at, value in zip(trained, logp[batch.sequence.cpu() == b].tolist(), strict=True):
+                    found[member][at] = value
+        return found
+
+    @torch.no_grad()
+    def _score(self, batch: Batch, *, base: bool = False) -> Tensor:
+        with self._wrapped.disable_adapter() if base else contextlib.nullcontext(), self._evaluating():
+            return self._logprobs(batch, entropy_grad=False)[0]
+
+    def _logprobs(self, batch: Batch, *, entropy_grad: bool) -> tuple[Tensor, Tensor]:
+        out = self._decoder(input_ids=batch.token_ids[None], position_ids=batch.position_ids[None], use_cache=False, batch=batch)
+        hidden = out.last_hidden_state[0][batch.rows]
+        return linear_logprob(
+            hidden,
+            cast(Tensor, self._head.weight),
+            batch.targets,
+            bias=cast(Tensor | None, self._head.bias),
+            temperature=batch.temperature,
+            entropy=True,
+            entropy_grad=entropy_grad,
+        )
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Dropout off inside."""
+        self._wrapped.eval()
+        try:
+            yield
+        finally:
+            self._wrapped.train()
+
+    # Adapter and state
+
+    def adapter(self) -> Adapter:
+        """A copy of the policy as it stands."""
+        tensors = export_tensors(self._wrapped)
+        return Adapter(name=self.name, spec=self._spec, tensors=tensors, step=self.steps, base_model=self.base_model)
+
+    @property
+    def _spec(self) -> LoraSpec:
+        return self.config.lora
+
+    def load_adapter(self, adapter: Adapter) -> None:
+        """Takes an adapter's values, and starts the optimiser afresh. Raises `AdapterError` if it does not fit."""
+        load_into(self._wrapped, adapter)
+        self._optimizer.state.clear()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What `adapter()` does not hold of what decides the next update: the optimiser's moments and the RNG; counters."""
+        tensors: dict[str, Tensor] = {RNG: self._rng.get_state()}
+        for name, parameter in self._parameters.items():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = value.detach().clone().contiguous()
+        return tensors, {"steps": self.steps, "updates": self.updates, "skipped": self.skipped, "base_model": self.base_model}
+
+    def load_state(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+        """Takes what `state` gave. Raises `LearnerError` if it is another model's or lacks something."""
+        if scalars.get("base_model") != self.base_model:
+            raise LearnerError(
+                f"the state belongs to base model {scalars.get('base_model')}, this one is {self.base_model}: resume with the model "
+                "the run was started with"
+            )
+        moments: dict[nn.Parameter, dict[str, Tensor]] = {}
+        for name, parameter in self._parameters.items():
+            found = {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors}
+            if found and (
+                len(found) < 3 or found["exp_avg"].shape != parameter.shape or found["exp_avg_sq"].shape != parameter.shape
+            ):
+                raise LearnerError(f"the optimiser's state for {name} does not fit: resume with the lora settings of the run")
+            if found:
+                moments[parameter] = {key: value.clone().to(parameter.device) for key, value in found.items()}
+        counters = [scalars.get(key) for key in ("steps", "updates", "skipped")]
+        if RNG not in tensors or not all(isinstance(counter, int) for counter in counters):
+            raise LearnerError("the state lacks its RNG or a counter: go back to an earlier checkpoint")
+        self.steps, self.updates, self.skipped = cast(list[int], counters)
+        self._rng.set_state(tensors[RNG])
+        self._optimizer.state.clear()
+        self._optimizer.state.update(moments)
+
+    def files(self) -> dict[str, bytes]:
+        """The whole checkpoint by file name: the adapter in PEFT format, the optimiser, the counters. Nothing is pickled."""
+        tensors, scalars = self.state()
+        held = {name: tensor.cpu() for name, tensor in tensors.items()}
+        state = {OPTIMIZER_FILE: safetensors.torch.save(held), STATE_FILE: json.dumps(scalars, indent=2, sort_keys=True).encode()}
+        return self.adapter().files() | state
+
+    def save(self, folder: Path) -> None:
+        """Writes the checkpoint; the folder is also a plain PEFT adapter."""
+        write_folder(folder, self.files())
+
+    def load(self, folder: Path) -> None:
+        """Takes a checkpoint: the next update is bit for bit the one that the saved learner would have made (on a CPU)."""
+        adapter = load_adapter(folder, base_model=self.base_model)
+        try:
+            tensors = safetensors.torch.load((folder / OPTIMIZER_FILE).read_bytes())
+            scalars = json.loads((folder / STATE_FILE).read_bytes())
+        except OSError as error:
+            raise LearnerError(f"{folder} has no {error.filename}: it is no checkpoint, load it as an adapter") from error
+        except (SafetensorError, ValueError) as error:
+            raise LearnerError(f"the checkpoint in {folder} is broken ({error}): go back to an earlier one") from error
+        load_into(self._wrapped, adapter)
+        self.load_state(tensors, scalars)
+
+
+def _halves(model: PreTrainedModel) -> tuple[nn.Module, nn.Linear]:
+    """The decoder and the head, which must be all there is between hidden states and logits."""
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    for option in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model.config, option, None) is not None:
+            raise LearnerError(
+                f"{type(model).__name__} has {option}, which the learner's log-probs do not apply: choose another model"
+            )
+    if not isinstance(head, nn.Linear) or not isinstance(decoder, nn.Module):
+        raise LearnerError(f"{type(model).__name__} is no decoder with a linear head: give a causal language model")
+    return decoder, head
