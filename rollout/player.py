@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from sparring.rollout.chat import ChatFormat
 from sparring.rollout.errors import PlayerError, RolloutError
+from sparring.rollout.player_spec import parse_player as parse_player
 from sparring.rollout.sampler import Sampler, SampleRequest
 from sparring.rollout.trajectory import Deal, Trajectory
 from sparring.scenarios import registry
@@ -61,6 +62,7 @@ class Player(Protocol):
 
     def close(self) -> None:
         """Called once, however the game ended."""
+        return
 
 
 PlayerFactory = Callable[[Deal, str], Player]
@@ -186,29 +188,6 @@ def turn_seed(seed: int, seat: str, turn: int) -> int:
     """A 63-bit seed for one message, unrelated to those of its neighbours."""
     digest = hashlib.blake2b(f"{seed}/{seat}/{turn}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-PLAYER_KINDS = '"policy", "base", "policy:NAME" or "script:NAME"'
-
-
-@dataclass(frozen=True)
-class PlayerSpec:
-    """A parsed spec: `name` is the adapter's or the script's, "" for the policy in training and for the base model."""
-
-    kind: Literal["policy", "base", "script"]
-    name: str = ""
-
-
-def parse_player(spec: str) -> PlayerSpec:
-    """Raises `RolloutError` naming the choices."""
-    kind, colon, name = spec.partition(":")
-    if kind == "policy" and (name or not colon):
-        return PlayerSpec("policy", name)
-    if kind == "base" and not colon:
-        return PlayerSpec("base")
-    if kind == "script" and name:
-        return PlayerSpec("script", name)
-    raise RolloutError(f"no player is called {spec!r}: choose {PLAYER_KINDS}")
 
 
 def find_strategy(family: str, name: str) -> Strategy:

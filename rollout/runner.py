@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from sparring.rollout.errors import RolloutError
-from sparring.rollout.player import Player, PlayerFactory, Reply, Table, parse_player
+from sparring.rollout.player import Player, PlayerFactory, Reply, Table
 from sparring.rollout.trajectory import Deal, Game
 from sparring.scenarios.game import GameState
 from sparring.scenarios.outcome import Outcome, Reason, Verdict
@@ -80,7 +80,7 @@ async def play(
 async def play_game(deal: Deal, players: PlayerFactory, time_limit: float | None = None) -> Game:
     """One game from deal to outcome. A failed player, or `time_limit` seconds gone by, makes it void for every seat."""
     started = time.perf_counter()
-    game = GameState(deal.scenario, _cast(deal))
+    game = GameState(deal.scenario, deal.cast)
     seated = _seat_all(deal, players)
     error: str | None = None
     try:
@@ -147,12 +147,6 @@ def _seat_all(deal: Deal, players: PlayerFactory) -> dict[str, Player]:
         wanted = ", ".join(deal.scenario.seat_names)
         raise RolloutError(f"deal {deal.id!r} seats {', '.join(deal.players) or 'nobody'}, but its scenario has {wanted}")
     return {seat: players(deal, seat) for seat in deal.scenario.seat_names}
-
-
-def _cast(deal: Deal) -> dict[str, str]:
-    """The seats that a script plays, for families whose target depends on the partner."""
-    specs = {seat: parse_player(spec) for seat, spec in deal.players.items()}
-    return {seat: spec.name for seat, spec in specs.items() if spec.kind == "script"}
 
 
 def _void(deal: Deal) -> dict[str, Outcome]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from sparring.rollout.player_spec import scripts_of
 from sparring.scenarios.game import Turn
 from sparring.scenarios.outcome import Outcome, Verdict
 from sparring.scenarios.scenario import Scenario
@@ -25,6 +26,11 @@ class Deal(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def trained_seats(self) -> tuple[str, ...]:
         return tuple(seat for seat, player in self.players.items() if player == "policy")
+
+    @property
+    def cast(self) -> dict[str, str]:
+        """Seat to script, for the seats that scripts play."""
+        return scripts_of(self.players)
 
 
 class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +75,11 @@ class Game(msgspec.Struct, frozen=True, kw_only=True):
     trajectories: tuple[Trajectory, ...]
     seconds: float
     error: str | None = None
+
+    @property
+    def cast(self) -> dict[str, str]:
+        """Seat to script, for the seats that scripts play."""
+        return scripts_of(self.players)
 
     @property
     def sampled_tokens(self) -> int:
