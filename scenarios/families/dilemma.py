@@ -130,10 +130,12 @@ class Dilemma(Family[Public, Private]):
         a, b = public.labels
         talk = "First each says one short sentence. Then" if public.talk else "Each round"
         return (
-            f"You are the {names[seat]}. You and the {names[1 - seat]} {public.scene}. In each of {public.rounds} rounds both choose "
-            f"{a} or {b} at once. Your points: you {a}, they {a}: {private.aa}. You {a}, they {b}: {private.ab}. "
-            f"You {b}, they {a}: {private.ba}. You {b}, they {b}: {private.bb}. Theirs mirror yours. {talk} end your message with the "
-            f"line MOVE: {a} or MOVE: {b}. Collect as many points as this partner allows; their total does not matter."
+            f"You are the {names[seat]}. You and the {names[1 - seat]} {public.scene}. "
+            f"In each of {public.rounds} rounds both choose {a} or {b} at once. Your points: "
+            f"you {a}, they {a}: {private.aa}. You {a}, they {b}: {private.ab}. "
+            f"You {b}, they {a}: {private.ba}. You {b}, they {b}: {private.bb}. Theirs mirror yours. "
+            f"{talk} end your message with the line MOVE: {a} or MOVE: {b}. "
+            f"Collect as many points as this partner allows; their total does not matter."
         )
 
     def check(self, public: Public, private: tuple[Private, ...]) -> None:
@@ -185,7 +187,7 @@ class Dilemma(Family[Public, Private]):
         """The best response to every partner by dynamic programming, and cooperation throughout where no script plays."""
         together = [own.cooperative for own in setup.private]
         witnesses = []
-        for seat, name in enumerate(setup.names):
+        for seat in (0, 1):
             rounds = [(together[seat], together[1 - seat])] * setup.public.rounds
             witnesses.append(_witness(setup, seat, "", rounds))
             for partner in (*self.partners, self.unseen_partner):
@@ -205,10 +207,10 @@ def best_response(own: Private, machine: Machine, cooperative: int, rounds: int)
     """
     values, choices = [0] * len(machine), []
     for _ in range(rounds):
-        table = [
-            [own.points(move, _label(machine, state, cooperative)) + values[_after(machine, state, move == cooperative)] for move in (0, 1)]
-            for state in range(len(machine))
-        ]
+        table = []
+        for state in range(len(machine)):
+            other = _label(machine, state, cooperative)
+            table.append([own.points(move, other) + values[_after(machine, state, move == cooperative)] for move in (0, 1)])
         choices.append([0 if first >= second else 1 for first, second in table])
         values = [max(pair) for pair in table]
     state, path = 0, []
@@ -316,44 +318,41 @@ def _naive(view: View_, rng: Random) -> int:
     return [rng.randrange(2) for _ in range(len(view.said) + 1)][-1]
 
 
-@dataclass(frozen=True)
-class _Guess:
-    machine: Machine
-    state: int
+Guess = tuple[Machine, int]
+"""An automaton that the partner may be, and the state it would be in."""
 
 
 def _forecast(view: View_, rng: Random) -> int:
     """Keeps every automaton that fits the words and the moves so far, each as likely, and maximises the expected points."""
     words, theirs = _moves(view)
-    mine = [view.public.labels.index(text.rsplit(" ", 1)[-1]) for text in view.said[view.public.talk :]]
+    mine = [_read(view, text) for text in view.said[view.public.talk :]]
     cooperative = view.private.cooperative
-    fitting = [name for name in AUTOMATA if any(phrase in words for phrase in PHRASES[name])] or list(AUTOMATA)
-    guesses = [_Guess(AUTOMATA[name], 0) for name in fitting]
+    named = [name for name in AUTOMATA if any(phrase in words for phrase in PHRASES[name])]
+    guesses = [(AUTOMATA[name], 0) for name in named or AUTOMATA]
     for own, other in zip(mine, theirs, strict=False):
-        guesses = [
-            _Guess(guess.machine, _after(guess.machine, guess.state, own == cooperative))
-            for guess in guesses
-            if _label(guess.machine, guess.state, cooperative) == other
-        ]
+        guesses = _next(guesses, own, other, cooperative)
     if not guesses:
-        guesses = [_Guess(AUTOMATA["tit_for_tat"], 0 if mine[-1:] == [cooperative] else 1)]
-    left = view.public.rounds - len(mine)
-    return _expected(view.private, guesses, min(left, LOOKAHEAD))[1]
+        guesses = [(AUTOMATA["tit_for_tat"], 0 if mine[-1] == cooperative else 1)]
+    return _expected(view.private, guesses, min(view.public.rounds - len(mine), LOOKAHEAD))[1]
 
 
-def _expected(own: Private, guesses: list[_Guess], rounds: int) -> tuple[int, int]:
+def _next(guesses: list[Guess], own: int, other: int, cooperative: int) -> list[Guess]:
+    """The guesses that would have played `other`, after a round in which the seat itself played `own`."""
+    fitting = [(machine, state) for machine, state in guesses if _label(machine, state, cooperative) == other]
+    return [(machine, _after(machine, state, own == cooperative)) for machine, state in fitting]
+
+
+def _expected(own: Private, guesses: list[Guess], rounds: int) -> tuple[int, int]:
     """(points summed over the guesses, best move now), learning from each round which guesses still fit."""
     if rounds == 0 or not guesses:
         return 0, own.cooperative
-    cooperative, best = own.cooperative, (-1, 0)
-    for move in (cooperative, 1 - cooperative):
-        total = 0
-        for label in (0, 1):
-            group = [guess for guess in guesses if _label(guess.machine, guess.state, cooperative) == label]
-            after = [_Guess(guess.machine, _after(guess.machine, guess.state, move == cooperative)) for guess in group]
-            total += len(group) * own.points(move, label) + _expected(own, after, rounds - 1)[0]
-        best = max(best, (total, move), key=lambda pair: pair[0])
-    return best
+    totals = [0, 0]
+    for move in (0, 1):
+        for other in (0, 1):
+            after = _next(guesses, move, other, own.cooperative)
+            totals[move] += len(after) * own.points(move, other) + _expected(own, after, rounds - 1)[0]
+    move = own.cooperative if totals[0] == totals[1] else totals.index(max(totals))
+    return totals[move], move
 
 
 Dilemma.strategies = {
