@@ -4,6 +4,7 @@ SparringError (scenarios/errors.py)
 ├── ConfigError        a setting that does not exist, has the wrong type, or contradicts another
 ├── RunError           a run folder that cannot be opened, written or read
 ├── TrackerError       a metrics tracker that cannot start
+├── GeneratorError     a request, adapter or model that the generator cannot serve, or an engine that stopped
 └── EvaluationError    an evaluation or comparison that cannot be made
 """
 
@@ -26,3 +27,7 @@ class TrackerError(SparringError):
 
 class EvaluationError(SparringError):
     """An evaluation or comparison that cannot be made."""
+
+
+class GeneratorError(SparringError):
+    """A request, adapter or model that the generator cannot serve, or an engine that stopped."""

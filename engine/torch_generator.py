@@ -1,0 +1,368 @@
+"""`TorchGenerator`: the embedded generator, continuous batching over many games on plain PyTorch.
+
+Owns requests and their scheduling: one asyncio task steps while there is work, and lets the players run between steps. A step
+admits waiting requests into free cache slots, computes every running row's next tokens in one forward pass, and draws. The
+cache is `kv_cache.py`, the model `decoder.py`, drawing `token_sampling.py`.
+
+A request's result depends on its own fields alone: its uniforms are a function of its seed, and rows never mix. What remains is
+the last bit of float32 matrix products, which may differ with the number of rows multiplied together: log-probs agree to about
+1e-6, and a token can differ only if its uniform falls that close to a boundary of its distribution (of the order of once in a
+million tokens), or for temperature 0 on a tie.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from time import perf_counter
+from types import MappingProxyType
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from sparring.engine.batch_layout import Ints, lay_out
+from sparring.engine.decoder import Decoder, Weights
+from sparring.engine.errors import GeneratorError
+from sparring.engine.generator import BASE_POLICY, GeneratorStats, Publishable
+from sparring.engine.kv_cache import KVCache
+from sparring.engine.token_sampling import draw, uniforms
+from sparring.rollout.sampler import FinishReason, Sample, SampleRequest
+
+_UINT64 = (1 << 64) - 1
+_TURNS_FOR_PLAYERS = 3
+"""Rounds of the event loop between steps: a player's next request passes through a few coroutines before it gets here."""
+
+
+class TorchGeneratorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sizes of the embedded generator."""
+
+    num_slots: int = 128
+    """Requests computed at a time; also games whose cache is kept between turns. More wait, or lose their cache to others."""
+    max_context: int = 512
+    """Longest prompt plus completion, in tokens; the cache takes num_slots times this."""
+    max_batch_tokens: int = 4096
+    """Most tokens of one forward pass; longer prompts take several."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """Weights under a fingerprint. Requests hold on to theirs, whatever is published meanwhile."""
+
+    number: int
+    fingerprint: str
+    weights: Weights
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    """A request on its way. `slot` is set while it runs."""
+
+    request: SampleRequest
+    version: _Version
+    future: asyncio.Future[Sample]
+    prompt: Ints
+    slot: int | None = None
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+class TorchGenerator:
+    """A `Generator` for one process and one event loop at a time.
+
+    Example:
+        >>> generator = TorchGenerator(model, TorchGeneratorConfig(num_slots=64))
+        >>> generator.publish("policy", adapter)
+        >>> sample = await generator.sample(SampleRequest(prompt_ids=ids, seed=1, max_tokens=16, adapter="policy"))
+    """
+
+    def __init__(self, model: PreTrainedModel, config: TorchGeneratorConfig | None = None) -> None:
+        self.config = config or TorchGeneratorConfig()
+        _check_config(self.config, model)
+        self._decoder = Decoder(model, self.config.max_context)
+        self._cache = KVCache(
+            num_layers=self._decoder.num_layers,
+            num_kv_heads=self._decoder.num_kv_heads,
+            head_dim=self._decoder.head_dim,
+            num_slots=self.config.num_slots,
+            capacity=self.config.max_context,
+            dtype=self._decoder.dtype,
+            device=self._decoder.device,
+        )
+        self._numbers = count()
+        self._base = _Version(next(self._numbers), BASE_POLICY, self._decoder.base)
+        self._published: dict[str, _Version] = {}
+        self._waiting: dict[_Job, None] = {}
+        self._running: dict[int, _Job] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self._stats = GeneratorStats()
+        self._seed: NDArray[np.uint64] = np.zeros(self.config.num_slots, np.uint64)
+        self._temperature = np.ones(self.config.num_slots)
+        self._top_p = np.ones(self.config.num_slots)
+        self._num_drawn: NDArray[np.uint64] = np.zeros(self.config.num_slots, np.uint64)
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        return MappingProxyType({name: version.fingerprint for name, version in self._published.items()})
+
+    @property
+    def stats(self) -> GeneratorStats:
+        return self._stats
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._waiting) + len(self._running)
+
+    async def sample(self, request: SampleRequest) -> Sample:
+        """Raises `GeneratorError` for a request that cannot be served, and if the engine fails."""
+        self._check(request)
+        version = self._published[request.adapter] if request.adapter is not None else self._base
+        future: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
+        job = _Job(request, version, future, np.array(request.prompt_ids, np.int64))
+        self._start_engine()
+        self._waiting[job] = None
+        try:
+            return await future
+        finally:
+            self._abort(job)
+
+    def end_session(self, session: str) -> None:
+        self._cache.end_session(session)
+
+    def publish(self, name: str, adapter: Publishable) -> None:
+        """Merges a copy of the changed weights; the base ones stay as they are. A failure leaves the former version in place."""
+        same = (version for version in self._published.values() if version.fingerprint == adapter.fingerprint)
+        version = next(same, None)
+        if version is None:
+            with torch.inference_mode():
+                weights = self._decoder.merge(adapter.merged_deltas())
+            version = _Version(next(self._numbers), adapter.fingerprint, weights)
+        former = self._published.get(name)
+        self._published[name] = version
+        self._retire(former)
+
+    def unpublish(self, name: str) -> None:
+        if name not in self._published:
+            raise GeneratorError(_unknown_adapter(name, self._published))
+        self._retire(self._published.pop(name))
+
+    def release(self) -> None:
+        if self.num_in_flight:
+            raise GeneratorError(
+                f"the cache cannot be released with {self.num_in_flight} requests in flight: wait for them or cancel them"
+            )
+        self._cache.release()
+
+    def resume(self) -> None:
+        if not self._closed:
+            self._cache.allocate()
+
+    def close(self) -> None:
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self._fail_all(GeneratorError("the generator was closed with this request in flight"))
+        self._published.clear()
+        self._cache.release()
+
+    def _check(self, request: SampleRequest) -> None:
+        if self._closed or self._cache.storage is None:
+            raise GeneratorError(
+                "the generator is closed: make a new one" if self._closed else "the cache is released: call resume() first"
+            )
+        if request.adapter is not None and request.adapter not in self._published:
+            raise GeneratorError(_unknown_adapter(request.adapter, self._published))
+        length = len(request.prompt_ids)
+        if length == 0 or request.max_tokens < 1:
+            raise GeneratorError(
+                f"prompt_ids has {length} tokens and max_tokens is {request.max_tokens}: both must be at least 1"
+            )
+        if length + request.max_tokens > self.config.max_context:
+            raise GeneratorError(
+                f"a prompt of {length} tokens and max_tokens {request.max_tokens} exceed max_context {self.config.max_context}: "
+                f"set max_context={length + request.max_tokens} or more, or shorten the game"
+            )
+        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self._decoder.vocab_size:
+            raise GeneratorError(
+                f"prompt_ids must lie in the model's vocabulary of {self._decoder.vocab_size}: is this its tokenizer?"
+            )
+        if not 0 <= request.temperature < float("inf") or not 0 < request.top_p <= 1:
+            raise GeneratorError(
+                f"temperature {request.temperature} must be at least 0, and top_p {request.top_p} above 0 and at most 1"
+            )
+
+    def _start_engine(self) -> None:
+        loop = asyncio.get_running_loop()
+        task = self._task
+        if task is not None and not task.done() and task.get_loop() is not loop:
+            if not task.get_loop().is_closed():
+                raise GeneratorError("this generator is in use by another event loop: make one generator per loop")
+            self._drop_all()
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._run(), name="sparring generator")
+            self._task.add_done_callback(self._engine_stopped)
+
+    async def _run(self) -> None:
+        while self._waiting or self._running:
+            self._step()
+            for _ in range(_TURNS_FOR_PLAYERS):
+                await asyncio.sleep(0)
+
+    def _engine_stopped(self, task: asyncio.Task[None]) -> None:
+        """However the engine ended, nobody is left waiting for it."""
+        if self._task is not task:
+            return
+        self._task = None
+        if task.cancelled():
+            self._fail_all(GeneratorError("the generator's task was cancelled"))
+        elif (error := task.exception()) is not None:
+            failure = GeneratorError(f"the generator failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self._fail_all(failure)
+        elif self.num_in_flight:
+            self._start_engine()
+
+    def _step(self) -> None:
+        """Admit, compute, draw, record."""
+        started = perf_counter()
+        num_prompt, num_cached = self._admit()
+        if not self._running:
+            return
+        slots, counts = self._next_tokens()
+        weights = {job.version.number: job.version.weights for job in self._running.values()}
+        with torch.inference_mode():
+            layout = lay_out(self._cache, slots, counts, weights, self._decoder.num_heads // self._decoder.num_kv_heads)
+            logits_MV = self._decoder.forward(layout, self._cache)
+            self._cache.num_computed[slots] += counts
+            ids, logprobs = self._draw(logits_MV, layout.last_slots)
+        num_finished = self._record(layout.last_slots, ids, logprobs)
+        self._stats = GeneratorStats(
+            requests=self._stats.requests + num_finished,
+            prompt_tokens=self._stats.prompt_tokens + num_prompt,
+            cached_tokens=self._stats.cached_tokens + num_cached,
+            sampled_tokens=self._stats.sampled_tokens + len(ids),
+            steps=self._stats.steps + 1,
+            seconds=self._stats.seconds + perf_counter() - started,
+        )
+
+    def _admit(self) -> tuple[int, int]:
+        """Gives waiting requests slots, in order of arrival. Prompt tokens to compute, and reused."""
+        num_prompt = num_cached = 0
+        for job in list(self._waiting):
+            if not self._cache.has_room:
+                break
+            slot = self._cache.claim(job.prompt, job.version.number, job.request.session)
+            if slot is None:
+                continue
+            del self._waiting[job]
+            job.slot = slot
+            self._running[slot] = job
+            self._seed[slot] = job.request.seed & _UINT64
+            self._temperature[slot] = job.request.temperature
+            self._top_p[slot] = job.request.top_p
+            self._num_drawn[slot] = 0
+            num_cached += int(self._cache.num_computed[slot])
+            num_prompt += len(job.prompt) - int(self._cache.num_computed[slot])
+        return num_prompt, num_cached
+
+    def _next_tokens(self) -> tuple[Ints, Ints]:
+        """Running slots and how many tokens each computes now: those with least to do first, within max_batch_tokens."""
+        slots = np.flatnonzero(self._cache.busy)
+        left = (self._cache.num_known - self._cache.num_computed)[slots]
+        if int(left.sum()) > self.config.max_batch_tokens:
+            order = np.argsort(left, kind="stable")
+            slots, left = slots[order], left[order]
+            before = left.cumsum() - left
+            left = np.minimum(left, self.config.max_batch_tokens - before)
+            slots, left = slots[left > 0], left[left > 0]
+        return slots, left
+
+    def _draw(self, logits_MV: torch.Tensor, slots: Ints) -> tuple[Ints, list[float]]:
+        if not len(slots):
+            return slots, []
+        device = logits_MV.device
+        uniform = uniforms(self._seed[slots], self._num_drawn[slots])
+        self._num_drawn[slots] += np.uint64(1)
+        columns = torch.from_numpy(np.stack((self._temperature[slots], self._top_p[slots], uniform))).to(device)
+        ids, logprobs = draw(logits_MV, *columns)
+        return ids.cpu().numpy(), logprobs.tolist()
+
+    def _record(self, slots: Ints, ids: Ints, logprobs: list[float]) -> int:
+        """Hands out the drawn tokens; answers and frees those that are done, and counts them."""
+        if len(slots):
+            self._cache.append(slots, ids)
+        num_finished = 0
+        for slot, token_id, logprob in zip(slots.tolist(), ids.tolist(), logprobs, strict=True):
+            job = self._running[slot]
+            job.token_ids.append(token_id)
+            job.logprobs.append(logprob)
+            if token_id in job.request.stop_ids:
+                self._finish(job, "stop")
+            elif len(job.token_ids) == job.request.max_tokens:
+                self._finish(job, "length")
+            else:
+                continue
+            num_finished += 1
+        return num_finished
+
+    def _finish(self, job: _Job, reason: FinishReason) -> None:
+        self._leave(job, keep=self._is_served(job.version))
+        if not job.future.done():
+            fingerprint = job.version.fingerprint
+            job.future.set_result(
+                Sample(token_ids=job.token_ids, logprobs=job.logprobs, finish_reason=reason, policy=fingerprint)
+            )
+
+    def _abort(self, job: _Job) -> None:
+        """Takes a cancelled job out at once; without effect on a finished one."""
+        self._waiting.pop(job, None)
+        self._leave(job, keep=self._is_served(job.version))
+
+    def _leave(self, job: _Job, *, keep: bool) -> None:
+        if job.slot is not None:
+            del self._running[job.slot]
+            self._cache.free(job.slot, keep=keep)
+            job.slot = None
+
+    def _fail_all(self, error: GeneratorError) -> None:
+        """The cache's contents are in doubt after a failure: nothing of these requests is kept."""
+        jobs = [*self._waiting, *self._running.values()]
+        self._drop_all()
+        for job in jobs:
+            if not job.future.done():
+                job.future.set_exception(error)
+
+    def _drop_all(self) -> None:
+        self._waiting.clear()
+        for job in list(self._running.values()):
+            self._leave(job, keep=False)
+        self._task = None
+
+    def _is_served(self, version: _Version) -> bool:
+        return version is self._base or any(version is published for published in self._published.values())
+
+    def _retire(self, version: _Version | None) -> None:
+        if version is not None and not self._is_served(version):
+            self._cache.drop_version(version.number)
+
+
+def _unknown_adapter(name: str, published: Mapping[str, _Version]) -> str:
+    known = ", ".join(sorted(published)) or "none yet"
+    return f"no adapter is published as {name!r} (published: {known}): publish it first, or use adapter=None for the base model"
+
+
+def _check_config(config: TorchGeneratorConfig, model: PreTrainedModel) -> None:
+    for name in ("num_slots", "max_context", "max_batch_tokens"):
+        if getattr(config, name) < 1:
+            raise GeneratorError(f"{name} is {getattr(config, name)}: set it to at least 1")
+    longest = model.config.max_position_embeddings
+    if config.max_context > longest:
+        raise GeneratorError(
+            f"max_context {config.max_context} exceeds the {longest} positions of the model: set max_context={longest} or less"
+        )
