@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 # Idle OpenMP threads sleep: spinning ones take the cores from whoever else computes.
 export OMP_WAIT_POLICY ?= passive
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+# Modules are compiled when first imported and kept: compiling all that torch and sympy hold takes longer than the rest of the set-up.
+unexport PYTHONDONTWRITEBYTECODE
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-compile
 
 .PHONY: demo test lint bench gpu clean
 
@@ -36,10 +39,10 @@ clean:
 $(VENV)/core.stamp: requirements/cpu.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "sparring needs Python 3.11 to 3.13 and $(PYTHON) is %d.%d: name another one with PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -r requirements/cpu.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(PIP_INSTALL) -r requirements/cpu.txt
+	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/core.stamp requirements/dev.txt
-	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
+	$(PIP_INSTALL) -r requirements/dev.txt
 	@touch $@
