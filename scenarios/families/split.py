@@ -272,7 +272,7 @@ def _worth(view: View_, take: Take) -> float:
 
 
 def _wants(view: View_) -> list[float]:
-    """How much more of each kind the other asked for, on average, than of the kind it asked least: asking for all tells nothing."""
+    """How much more of each kind the other asked for, on average, than of the kind it asked least: 0 if it asks for all."""
     counts, offers = view.public.counts, _offers(view)
     asked = [sum(1 - offer[k] / count for offer in offers) / max(1, len(offers)) for k, count in enumerate(counts)]
     return [share - min(asked) for share in asked]
