@@ -11,12 +11,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sparring.scenarios.errors import SparringError
+
 BUSY_SECONDS = 30.0
 """How long a reader or writer waits for another's transaction."""
 
 
 class Unusable(Exception):
-    """The file cannot serve; the text says why, and is for the caller to wrap in its own error."""
+    """The file cannot serve; the text says why, and `explained` wraps it in the caller's own error."""
+
+
+@contextmanager
+def explained(kind: type[SparringError], doing: str, hint: str) -> Iterator[None]:
+    """Turns what the database or the file system raises inside into `kind`: "cannot `doing` (why): `hint`"."""
+    try:
+        yield
+    except Unusable as error:
+        raise kind(f"{error}: give another path") from error
+    except (sqlite3.Error, OSError) as error:
+        raise kind(f"cannot {doing} ({error}): {hint}") from error
 
 
 def connect(path: Path, schema: Path, *, application: int, version: int, read_only: bool = False) -> sqlite3.Connection:

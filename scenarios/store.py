@@ -6,15 +6,14 @@ to the thread that made it; others open their own. Generating instances is the f
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from random import Random
 from typing import Any, Self
 
-from sparring.scenarios.database import Unusable, connect, transaction
+from sparring.scenarios.database import connect, explained, transaction
 from sparring.scenarios.errors import ScenarioError, StoreError
 from sparring.scenarios.family import SPLITS, Split
 from sparring.scenarios.scenario import Scenario, canonical, load_scenario
@@ -150,18 +149,14 @@ class ScenarioStore:
             raise StoreError(f"{self.path} is damaged: scenario {row[0]} holds the content of {scenario.id}; generate it again")
         return scenario
 
-    @contextmanager
-    def _explained(self, verb: str) -> Iterator[None]:
-        try:
-            yield
-        except Unusable as error:
-            raise StoreError(f"{error}: give another path for the scenario store") from error
-        except (sqlite3.Error, OSError) as error:
-            hint = "check the path, its permissions and the free space"
-            raise StoreError(f"cannot {verb} the scenario store {self.path} ({error}): {hint}") from error
+    def _explained(self, verb: str) -> AbstractContextManager[None]:
+        hint = "check the path, its permissions and the free space"
+        return explained(StoreError, f"{verb} the scenario store {self.path}", hint)
 
 
 def _row(scenario: Scenario, split: Split) -> tuple[Any, ...]:
+    if not -(2**63) <= scenario.seed < 2**63:
+        raise StoreError(f"seed {scenario.seed} of scenario {scenario.id} does not fit 64 bits: give it a smaller one")
     tags = scenario.tags
     axes = (tags.theory, tags.interdependence, tags.relation, tags.resource, tags.context)
     return (scenario.id, scenario.family, scenario.skin, split, scenario.seed, *axes, canonical(scenario))

@@ -104,6 +104,8 @@ def test_missing_scenario_and_unknown_split(store: ScenarioStore, scenarios: lis
         store.split_of("beef")
     with pytest.raises(StoreError, match="no split is called 'test'"):
         store.add(scenarios, "test")  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match="does not fit 64 bits"):
+        store.add([msgspec.structs.replace(scenarios[0], seed=2**63)], "train")
 
 
 def test_foreign_files_are_refused_and_left_alone(tmp_path: Path) -> None:
