@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
@@ -17,9 +19,12 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from sparring.engine.tiny.corpus import Example, Teacher, examples, tokenizer_texts
+from sparring.engine.tiny.corpus import Teacher, example, tokenizer_texts
 from sparring.engine.tiny.tokenizer import IM_END, PAD, train_tokenizer
+from sparring.learner.attention import ATTENTION
+from sparring.learner.batch import pack
 from sparring.rollout.chat import ChatFormat
+from sparring.rollout.trajectory import Trajectory
 
 TINY_MODEL = Path(__file__).parent / "weights"
 """Where the model that ships with the package lies."""
@@ -38,7 +43,7 @@ class TinyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     layers: int = 4
     heads: int = 4
     kv_heads: int = 2
-    mlp: int = 384
+    mlp: int = 256
     context: int = 512
     steps: int = 3000
     batch: int = 16
@@ -46,6 +51,8 @@ class TinyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     lr: float = 2.5e-3
     warmup: int = 50
     threads: int = 1
+    workers: int = 1
+    """Processes that play the scripted games; the result does not depend on it."""
     device: str = "cpu"
 
 
@@ -70,14 +77,14 @@ def new_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2Fo
     return Qwen2ForCausalLM(shape).float()
 
 
-def warm_start_loss(model: Qwen2ForCausalLM, batch: list[Example]) -> torch.Tensor:
+def warm_start_loss(model: Qwen2ForCausalLM, games: list[Trajectory]) -> torch.Tensor:
     """Mean cross-entropy of the tokens that the imitated seats wrote."""
-    device, longest = model.device, max(len(example.token_ids) for example in batch)
-    ids = torch.tensor([example.token_ids + [0] * (longest - len(example.token_ids)) for example in batch], device=device)
-    mask = torch.tensor([example.mask + [False] * (longest - len(example.mask)) for example in batch], device=device)
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-    written = mask[:, 1:]
-    return functional.cross_entropy(model.lm_head(hidden[:, :-1][written]), ids[:, 1:][written])
+    none = [0.0] * len(games)
+    (batch,) = pack(games, none, none, token_budget=sys.maxsize)
+    batch = batch.to(model.device)
+    ids, positions = batch.token_ids[None], batch.position_ids[None]
+    hidden = model.model(input_ids=ids, position_ids=positions, use_cache=False, batch=batch).last_hidden_state[0]
+    return functional.cross_entropy(model.lm_head(hidden[batch.rows]), batch.targets)
 
 
 def learning_rate(config: TinyConfig, step: int) -> float:
@@ -93,24 +100,46 @@ def build(
     tokenizer = train_tokenizer(tokenizer_texts(300), config.vocab_size)
     chat = ChatFormat(tokenizer)
     model = new_model(config, tokenizer).to(config.device)
+    model.set_attn_implementation(ATTENTION)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    source = examples(chat, teachers, config.seed)
-    for step in range(config.steps):
+    for step, batch in enumerate(_batches(config, teachers, tokenizer)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        loss = warm_start_loss(model, list(islice(source, config.batch)))
+        loss = warm_start_loss(model, batch)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if on_step is not None:
-            on_step(step, float(loss))
+            on_step(step, float(loss.detach()))
     return model.cpu().eval(), tokenizer
+
+
+def _batches(config: TinyConfig, teachers: tuple[Teacher, ...], tokenizer: PreTrainedTokenizerFast) -> Iterator[list[Trajectory]]:
+    """The batches of the warm start in order, played ahead by worker processes."""
+    numbers = range(config.steps * config.batch)
+    with get_context("spawn").Pool(config.workers, _start_worker, (tokenizer, teachers, config.seed)) as pool:
+        source = pool.imap(_example, numbers, chunksize=config.batch)
+        for _ in range(config.steps):
+            yield list(islice(source, config.batch))
+
+
+_worker: tuple[ChatFormat, tuple[Teacher, ...], int]
+
+
+def _start_worker(tokenizer: PreTrainedTokenizerFast, teachers: tuple[Teacher, ...], seed: int) -> None:
+    global _worker
+    _worker = (ChatFormat(tokenizer), teachers, seed)
+
+
+def _example(number: int) -> Trajectory:
+    return example(*_worker, number)
 
 
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, config: TinyConfig, output: Path) -> str:
     """Writes model, tokenizer and card; returns the SHA-256 of `model.safetensors`."""
     output.mkdir(parents=True, exist_ok=True)
+    model.set_attn_implementation("sdpa")
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     digest = hashlib.sha256((output / "model.safetensors").read_bytes()).hexdigest()

@@ -7,17 +7,13 @@ from dataclasses import dataclass
 from random import Random
 
 from sparring.rollout.chat import ChatFormat
+from sparring.rollout.trajectory import Trajectory
 from sparring.scenarios import registry
 from sparring.scenarios.game import GameState
 from sparring.scenarios.scenario import Scenario
 
 
-@dataclass(frozen=True)
-class Example:
-    """One seat's game as token ids; `mask[t]` is true where the seat itself wrote token t."""
-
-    token_ids: list[int]
-    mask: list[bool]
+SAME_STORY = 4
 
 
 @dataclass(frozen=True)
@@ -44,9 +40,10 @@ def play_scripts(scenario: Scenario, cast: dict[str, str], seed: int) -> tuple[G
     return game, said
 
 
-def encode_seat(chat: ChatFormat, game: GameState, seat: str, said: list[tuple[int, str]]) -> Example:
-    """The ids of one seat's side of a finished game, in exactly the form that `PolicyPlayer` builds."""
-    observation = game.observe(seat)
+def encode_seat(chat: ChatFormat, game: GameState, seat: str, said: list[tuple[int, str]]) -> Trajectory:
+    """One seat's side of a finished game, in exactly the form that `PolicyPlayer` records; what it wrote is trained."""
+    observation, outcomes = game.observe(seat), game.outcome()
+    assert outcomes is not None
     ids: list[int] = []
     mask: list[bool] = []
     before = 0
@@ -59,22 +56,39 @@ def encode_seat(chat: ChatFormat, game: GameState, seat: str, said: list[tuple[i
         ids += context + written
         mask += [False] * len(context) + [True] * len(written)
         before = heard
-    return Example(ids, mask)
+    return Trajectory(
+        game_id="",
+        scenario_id=game.scenario.id,
+        family=game.scenario.family,
+        seat=seat,
+        partner="",
+        token_ids=ids,
+        logprobs=[0.0] * len(ids),
+        loss_mask=mask,
+        temperature=1.0,
+        policy="scripts",
+        reward=None,
+        verdict=outcomes[seat].verdict,
+        score=outcomes[seat].score,
+    )
 
 
-def examples(chat: ChatFormat, teachers: tuple[Teacher, ...], seed: int) -> Iterator[Example]:
-    """Endless examples: families in turn, a fresh scenario of the training split each, the teacher at a random seat."""
-    number = 0
-    while True:
-        for teacher in teachers:
-            family = registry.get(teacher.family)
-            rng = Random(f"corpus/{seed}/{teacher.family}/{number}")
-            scenario = family.generate(rng.randrange(10**9))
-            seat, partner = rng.choice(scenario.seat_names), rng.choice(family.partners)
-            cast = {name: (teacher.draw(rng) if name == seat else partner) for name in scenario.seat_names}
-            game, said = play_scripts(scenario, cast, rng.randrange(10**9))
-            yield encode_seat(chat, game, seat, said[seat])
-        number += 1
+def example(chat: ChatFormat, teachers: tuple[Teacher, ...], seed: int, number: int) -> Trajectory:
+    """Example `number` of a corpus: the families in turn, a scenario of the training split, the teacher at a random seat.
+
+    `SAME_STORY` examples in a row share skin and seat, so that packing computes the rules they begin with once.
+    """
+    group = number // SAME_STORY
+    teacher = teachers[group % len(teachers)]
+    family = registry.get(teacher.family)
+    story = Random(f"corpus/{seed}/{group}")
+    skin, place = story.choice([skin for skin in family.skins if skin not in family.held_out_skins]), story.randrange(60)
+    rng = Random(f"corpus/{seed}/{group}/{number}")
+    scenario = family.generate(rng.randrange(10**9), skin=skin)
+    seat, partner = scenario.seat_names[place % len(scenario.seats)], rng.choice(family.partners)
+    cast = {name: (teacher.draw(rng) if name == seat else partner) for name in scenario.seat_names}
+    game, said = play_scripts(scenario, cast, rng.randrange(10**9))
+    return encode_seat(chat, game, seat, said[seat])
 
 
 def tokenizer_texts(per_family: int) -> Iterator[str]:

@@ -97,15 +97,12 @@ class Auction(Family[Public, Private]):
 
     def instructions(self, public: Public, private: Private, seat: int, names: tuple[str, ...]) -> str:
         pays = "its own bid" if public.format == "first" else "only the second highest bid"
-        talk = (
-            "Everyone first says one sentence; then all bid at once in secret." if public.talk else "All bid at once in secret."
-        )
+        talk = "Everyone first says one sentence; then all bid at once." if public.talk else "All bid at once."
         return (
-            f"You are the {names[seat]}. The {', '.join(names[:-1])} and {names[-1]} bid for {public.item}. "
-            f"It is worth {private.value} to you; your budget is {private.budget}. {talk} "
-            f"The highest bid buys and pays {pays}; a tie goes to the bidder named first. "
-            f"You win by buying below your worth, and lose by overpaying or by missing a profit. "
-            f"Bid from 0 to {public.high}: end with the line FINAL_BID: n."
+            f"You bid for {public.item} in secret. The highest bid buys; a tie goes to the bidder named first. You win by buying "
+            f"below your worth, and lose by overpaying or by missing a profit. End with the line FINAL_BID: n, from 0 to "
+            f"{public.high}. {talk} The buyer pays {pays}. Bidders: {', '.join(names[:-1])} and {names[-1]}; you are the "
+            f"{names[seat]}. It is worth {private.value} to you; your budget is {private.budget}."
         )
 
     def check(self, public: Public, private: tuple[Private, ...]) -> None:

@@ -130,12 +130,11 @@ class Dilemma(Family[Public, Private]):
         a, b = public.labels
         talk = "First each says one short sentence. Then" if public.talk else "Each round"
         return (
-            f"You are the {names[seat]}. You and the {names[1 - seat]} {public.scene}. "
-            f"In each of {public.rounds} rounds both choose {a} or {b} at once. Your points: "
+            f"You are the {names[seat]}. You and the {names[1 - seat]} {public.scene}. In each round both choose at once, and "
+            f"score by both choices. Collect as many points as this partner allows; their total does not matter. "
+            f"{talk} end your message with the line MOVE: {a} or MOVE: {b}, {public.rounds} rounds in all. Your points: "
             f"you {a}, they {a}: {private.aa}. You {a}, they {b}: {private.ab}. "
-            f"You {b}, they {a}: {private.ba}. You {b}, they {b}: {private.bb}. Theirs mirror yours. "
-            f"{talk} end your message with the line MOVE: {a} or MOVE: {b}. "
-            f"Collect as many points as this partner allows; their total does not matter."
+            f"You {b}, they {a}: {private.ba}. You {b}, they {b}: {private.bb}. Theirs mirror yours."
         )
 
     def check(self, public: Public, private: tuple[Private, ...]) -> None:

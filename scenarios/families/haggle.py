@@ -77,14 +77,12 @@ class Haggle(Family[Public, Private]):
         return Tags(theory=theory, interdependence="full", relation="market pricing", resource="money", context=context)
 
     def instructions(self, public: Public, private: Private, seat: int, names: tuple[str, ...]) -> str:
-        verb, worth, other = ("sell", "cost you", names[BUYER]) if seat == SELLER else ("buy", "worth to you", names[SELLER])
-        worth_line = f"It {'costs you' if seat == SELLER else 'is worth to you'} {private.limit}."
-        del worth
+        verb, worth, other = ("sell", "costs", names[BUYER]) if seat == SELLER else ("buy", "is worth", names[SELLER])
         return (
-            f"You are the {names[seat]}. You {verb} {public.item}; the {other} is across the table. {worth_line} "
-            f"Talk prices from 0 to {public.high}, {public.messages} messages in all. To commit in secret, end a message with "
-            f"the line DEAL_PRICE: n. Equal prices make the deal. The line NO_DEAL walks away: right only when no price suits both. "
-            f"You win with more than half of the gain."
+            f"You are the {names[seat]}. You {verb} {public.item}; the {other} is across the table. Talk prices, then commit in "
+            f"secret: end a message with the line DEAL_PRICE: n. Equal prices make the deal. The line NO_DEAL walks away: right "
+            f"only when no price suits both. You win with more than half of the gain. Prices go from 0 to {public.high}, "
+            f"{public.messages} messages in all. To you it {worth} {private.limit}."
         )
 
     def check(self, public: Public, private: tuple[Private, ...]) -> None:
@@ -106,7 +104,7 @@ class Haggle(Family[Public, Private]):
             return Stage(((setup.public.first + len(record)) % 2,))
         return Stage((SELLER, BUYER), must_commit=True, notice="Time is up. Commit now.")
 
-    def parse(self, setup: Table, record: Record, seat: int, line: Line) -> int | None | str:
+    def parse(self, setup: Table, record: Record, seat: int, line: Line) -> int | str:
         if line.tag == "NO_DEAL":
             if line.value:
                 raise Rejected("NO_DEAL stands alone")

@@ -128,12 +128,12 @@ class Split(Family[Public, Private]):
     def instructions(self, public: Public, private: Private, seat: int, names: tuple[str, ...]) -> str:
         form, other = ",".join(f"{kind}=n" for kind in public.kinds), names[1 - seat]
         return (
-            f"You are the {names[seat]}. You and the {other} divide {named(public, public.counts)}. "
-            f"Points to you for one: {named(public, private.values)}. The {other} has other values. "
-            f"Talk about what you take, {public.messages} messages in all. To accept, commit in secret to what the {other} "
-            f"leaves: end a message with the line ALLOCATION: {form} naming what you take. Unless both takes add up to "
-            f"everything, both lose. You win with your Nash share (highest product of both gains) or more, "
-            f"and lose with {private.floor} points or fewer."
+            f"You are the {names[seat]}. You and the {other}, who has other values, divide {', '.join(public.kinds)}. "
+            f"Talk about what you take. To accept, commit in secret to what the {other} leaves: end a message with the line "
+            f"ALLOCATION: {form} naming what you take. Unless both takes add up to everything, both lose. You win with your Nash "
+            f"share (highest product of both gains) or more. {public.messages} messages in all. There are "
+            f"{named(public, public.counts)}. Points to you for one: {named(public, private.values)}. You lose with "
+            f"{private.floor} points or fewer."
         )
 
     def check(self, public: Public, private: tuple[Private, ...]) -> None:
