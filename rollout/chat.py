@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
 from tokenizers import AddedToken, Tokenizer
 
 from sparring.rollout.errors import RolloutError
@@ -190,7 +191,10 @@ def _read_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> 
 
     def render(*contents: str) -> str:
         chat = [{"role": "assistant" if i % 2 else "user", "content": content} for i, content in enumerate(contents)]
-        text = tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
+        try:
+            text = tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise RolloutError(f"the chat template does not render: {error}; pass ChatFormat another one") from error
         assert isinstance(text, str)
         return text
 

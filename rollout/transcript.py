@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from sparring.rollout.errors import TranscriptError
+from sparring.rollout.player import find_strategy
 from sparring.rollout.trajectory import Game
-from sparring.scenarios.errors import ScenarioError
+from sparring.scenarios.errors import ScenarioError, SparringError
 from sparring.scenarios.game import GameState, Turn
 from sparring.scenarios.outcome import Outcome, Reason
 from sparring.scenarios.scenario import Scenario
@@ -52,17 +53,18 @@ def read_transcript(path: Path) -> Transcript:
 
 def replay_transcript(transcript: Transcript) -> GameState:
     """The game after every turn. Raises `TranscriptError` with the place where the referee would not go on."""
+    scenario, cast = transcript.scenario, transcript.cast
     try:
-        game = GameState(transcript.scenario)
+        GameState(scenario)
     except ScenarioError as error:
         raise TranscriptError(f"{_one_line(error)} - at `$.scenario`") from error
-    for seat, script in transcript.cast.items():
-        try:
-            transcript.scenario.index(seat)
-            find_strategy(transcript.scenario.family, script)
-            game = GameState(transcript.scenario, transcript.cast)
-        except ValueError as error:
-            raise TranscriptError(f"{_one_line(error)} - at `$.cast`") from error
+    try:
+        for seat, script in cast.items():
+            scenario.index(seat)
+            find_strategy(scenario.family, script)
+        game = GameState(scenario, cast)
+    except SparringError as error:
+        raise TranscriptError(f"{_one_line(error)} - at `$.cast`") from error
     for number, turn in enumerate(transcript.turns):
         try:
             game.submit(turn.seat, turn.text, complete=turn.complete)
