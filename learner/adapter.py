@@ -160,10 +160,9 @@ def _read_spec(path: Path) -> LoraSpec:
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise AdapterError(f"{path} does not describe a LoRA adapter (peft_type LORA): only LoRA can be loaded")
     for option, served in UNSERVED.items():
-        if config.get(option, served) not in (served, None):
-            raise AdapterError(
-                f"{path} sets {option} = {config[option]!r}, which is not served: retrain with {option} = {served!r}"
-            )
+        found = config.get(option)
+        if found not in (served, None):
+            raise AdapterError(f"{path} sets {option} = {found!r}, which is not served: retrain with {option} = {served!r}")
     targets = config.get("target_modules") or ()
     try:
         return LoraSpec(
@@ -179,12 +178,12 @@ def _read_spec(path: Path) -> LoraSpec:
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except OSError as error:
         raise AdapterError(
-            f"no readable {path.name} in {path.parent}: adapters are loaded as safetensors only; convert other formats with PEFT's "
-            "save_pretrained(safe_serialization=True)"
+            f"no readable {path.name} in {path.parent}: adapters are loaded as safetensors only, so save other formats "
+            "again with PEFT's save_pretrained"
         ) from error
     except SafetensorError as error:
         raise AdapterError(f"{path} is not a whole safetensors file ({error}): copy or save the adapter again") from error
@@ -195,9 +194,8 @@ def _check_shapes(folder: Path, spec: LoraSpec, tensors: dict[str, Tensor]) -> N
     expected = {PREFIX + module + part for module in adapter.modules for part in (LORA_A, LORA_B)}
     odd = sorted(expected.symmetric_difference(tensors))
     if odd or not tensors:
-        raise AdapterError(
-            f"{folder} does not hold pairs of lora_A and lora_B (see {odd[:1] or 'no tensors'}): save the adapter again"
-        )
+        culprit = odd[0] if odd else "no tensor at all"
+        raise AdapterError(f"{folder} does not hold pairs of lora_A and lora_B ({culprit}): save the adapter again")
     for name, tensor in tensors.items():
         rank = tensor.shape[0 if name.endswith(LORA_A) else -1] if tensor.ndim == 2 else 0
         if rank != spec.rank:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ from sparring.rollout.trajectory import Trajectory
 class Batch:
     """One micro-batch: what a forward and backward pass needs, and nothing of the others.
 
-    Example: two sequences 5 6 7 8 and 5 6 9, whose last two tokens and last token are trained, share the row of 5 and of 6:
-        token_ids [5, 6, 7]   paths [[0, 1, 2], [0, 1, 0]]   rows [1, 2, 1]   targets [7, 8, 9]
+    Example: two sequences 5 6 9 and 5 6 7 8, whose tokens from the third on are trained, share the rows of 5 and of 6:
+        token_ids [5, 6, 7]   paths [[0, 1, 0], [0, 1, 2]]   rows [1, 1, 2]   targets [9, 7, 8]
     The last token of a sequence is predicted, never read.
     """
 
@@ -71,8 +71,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """The batch on a device; itself if it is there."""
-        held = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)})
+        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)}
+        return replace(self, **(held | moved))
 
 
 def pack(
@@ -89,10 +90,9 @@ def pack(
     `advantages` and `weights` hold a number per sequence; every trained token of it gets both. `temperature` replaces that of
     the trajectories. Raises `LearnerError` for a trajectory that cannot be trained on.
     """
-    if not len(trajectories) == len(advantages) == len(weights):
-        raise LearnerError(
-            f"{len(trajectories)} trajectories want as many advantages and weights, got {len(advantages)}, {len(weights)}"
-        )
+    given = len(trajectories), len(advantages), len(weights)
+    if len(set(given)) > 1:
+        raise LearnerError("pack wants as many advantages and weights as trajectories: got {1} and {2} for {0}".format(*given))
     for trajectory in trajectories:
         check(trajectory)
     total = sum(sum(t.loss_mask) for t in trajectories)
@@ -104,20 +104,17 @@ def pack(
 
 
 def check(trajectory: Trajectory) -> None:
-    """Raises `LearnerError` if lists differ in length, nothing was sampled, or there is nothing before the first sampled token."""
+    """Raises `LearnerError` if lists differ in length, nothing was sampled, or nothing stands before the first sampled token."""
     t, where = trajectory, f"trajectory of {trajectory.seat!r} in game {trajectory.game_id!r}"
-    if not len(t.token_ids) == len(t.logprobs) == len(t.loss_mask):
-        raise LearnerError(
-            f"{where}: token_ids, logprobs and loss_mask have {len(t.token_ids)}, {len(t.logprobs)}, {len(t.loss_mask)} entries"
-        )
+    lengths = len(t.token_ids), len(t.logprobs), len(t.loss_mask)
+    if len(set(lengths)) > 1:
+        raise LearnerError(f"{where}: token_ids, logprobs and loss_mask have {lengths[0]}, {lengths[1]} and {lengths[2]} entries")
     if not any(t.loss_mask):
         raise LearnerError(f"{where} holds no sampled token: leave it out")
     if t.loss_mask[0]:
         raise LearnerError(f"{where} begins with a sampled token, which nothing predicts: record the prompt before it")
     if t.temperature <= 0:
-        raise LearnerError(
-            f"{where} was sampled greedily (temperature 0), which has no gradient: sample at a temperature above 0"
-        )
+        raise LearnerError(f"{where} was sampled greedily, which has no gradient: sample at a temperature above 0")
 
 
 def _read(trajectory: Trajectory) -> list[int]:
@@ -132,11 +129,7 @@ def _fill(reads: list[list[int]], budget: int, share: bool) -> Iterator[tuple[li
     In the order of their tokens, the longest beginning that a sequence shares with any before it is that with the one just
     before: paths that grow side by side in this order form the trie.
     """
-    order = (
-        sorted(range(len(reads)), key=lambda i: (reads[i], i))
-        if share
-        else sorted(range(len(reads)), key=lambda i: (-len(reads[i]), i))
-    )
+    order = sorted(range(len(reads)), key=lambda i: (reads[i] if share else -len(reads[i]), i))
     members: list[int] = []
     paths: list[list[int]] = []
     shares: list[int] = []

@@ -7,7 +7,7 @@ the same games (`LearnerConfig.epochs` 1), so ratio and clipping matter only whe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -67,6 +67,15 @@ class Selection:
     void: int
     """Trajectories of void games."""
 
+    def part(self, kept: Sequence[int]) -> Selection:
+        """The selection of these trajectories alone."""
+        return replace(
+            self,
+            trajectories=tuple(self.trajectories[i] for i in kept),
+            advantages=tuple(self.advantages[i] for i in kept),
+            groups=tuple(self.groups[i] for i in kept),
+        )
+
     @property
     def num_groups(self) -> int:
         return len(set(self.groups))
@@ -78,9 +87,8 @@ def select(trajectories: Sequence[Trajectory], config: GrpoConfig) -> Selection:
     numbers: dict[str, int] = {}
     groups = [numbers.setdefault(t.group, len(numbers)) for t in scored]
     rewards = torch.tensor([float(t.reward) for t in scored if t.reward is not None], dtype=torch.float64)
-    advantages = group_advantage(
-        rewards, torch.tensor(groups, dtype=torch.int64), variant=config.advantage, eps=config.advantage_eps
-    )
+    index = torch.tensor(groups, dtype=torch.int64)
+    advantages = group_advantage(rewards, index, variant=config.advantage, eps=config.advantage_eps)
     live = {group for group, advantage in zip(groups, advantages.tolist(), strict=True) if advantage != 0.0}
     kept = [i for i, group in enumerate(groups) if group in live]
     return Selection(

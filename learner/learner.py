@@ -37,6 +37,8 @@ from sparring.rollout.trajectory import Trajectory
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "learner.json"
 RNG = "rng"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps per parameter."""
 
 
 class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,10 +68,8 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Compute what sequences have in common at their beginning once."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.warmup_steps < 0 or self.max_grad_norm < 0 or self.weight_decay < 0:
-            raise LearnerError(
-                "learner wants learning_rate above 0, and warmup_steps, max_grad_norm and weight_decay of at least 0"
-            )
+        if self.learning_rate <= 0 or min(self.warmup_steps, self.max_grad_norm, self.weight_decay) < 0:
+            raise LearnerError("learner wants learning_rate above 0; warmup_steps, max_grad_norm and weight_decay not below 0")
         if min(self.epochs, self.minibatches, self.token_budget) < 1:
             raise LearnerError("learner wants epochs, minibatches and token_budget of at least 1")
         if self.schedule != "constant" and self.total_steps <= self.warmup_steps:
@@ -101,9 +101,10 @@ class Learner:
         self._decoder, self._head = _halves(model)
         self._wrapped = attach(model, config.lora, seed=seed)
         self._wrapped.train()
-        self._parameters = lora_parameters(self._wrapped)
+        self.parameters = lora_parameters(self._wrapped)
+        """What is trained, by PEFT name."""
         self._optimizer = torch.optim.AdamW(
-            list(self._parameters.values()),
+            list(self.parameters.values()),
             lr=config.learning_rate,
             betas=config.betas,
             eps=config.eps,
@@ -142,22 +143,20 @@ class Learner:
         for part in range(min(self.config.minibatches, len(names))):
             mine = set(order[part :: self.config.minibatches])
             kept = [i for i, group in enumerate(selection.groups) if group in mine]
-            chosen = {
-                field: tuple(getattr(selection, field)[i] for i in kept) for field in ("trajectories", "advantages", "groups")
-            }
-            parts.append(replace(selection, **chosen))
+            parts.append(selection.part(kept))
         return parts
 
     def _prepare(self, selection: Selection) -> list[Batch]:
         """The micro-batches of one update, with the base model's log-probs where the loss asks for them."""
         grpo = self.config.grpo
         weights = sequence_weights(selection.trajectories, grpo.normalisation)
-        batches = self._pack(selection.trajectories, selection.advantages, weights)
+        batches = self.pack(selection.trajectories, selection.advantages, weights)
         if grpo.kl_beta:
             return [replace(b, reference_logp=self._score(b, base=True)) for b in batches]
         return batches
 
-    def _pack(self, trajectories: Sequence[Trajectory], advantages: Sequence[float], weights: Sequence[float]) -> list[Batch]:
+    def pack(self, trajectories: Sequence[Trajectory], advantages: Sequence[float], weights: Sequence[float]) -> list[Batch]:
+        """Micro-batches for `forward_backward`, on the learner's device; a number per trajectory in both lists."""
         config = self.config
         packed = pack(
             trajectories,
@@ -174,7 +173,7 @@ class Learner:
         grpo = self.config.grpo
         logp, entropy = self._logprobs(batch, entropy_grad=grpo.entropy_coef > 0)
         loss, sums = grpo_loss(logp, entropy, batch, grpo)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return sums
 
     def optim_step(self) -> OptimStats:
@@ -188,7 +187,7 @@ class Learner:
             total=config.total_steps,
             floor=config.final_rate,
         )
-        held = [p for p in self._parameters.values() if p.grad is not None]
+        held = [p for p in self.parameters.values() if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
         skipped = not bool(norm.isfinite())
         if not skipped:
@@ -201,13 +200,17 @@ class Learner:
         self.skipped += skipped
         return OptimStats(grad_norm=float(norm), learning_rate=lr, skipped=skipped)
 
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """The base weights as the learner sees them: each shares its storage with the base model's."""
+        return [p for p in self._wrapped.parameters() if not p.requires_grad]
+
     # Log-probs
 
     def logprobs(self, trajectories: Sequence[Trajectory], *, base: bool = False) -> list[list[float]]:
         """Per token of each trajectory: its log-prob under the current policy (or the base) where sampled, 0.0 elsewhere."""
         found: list[list[float]] = [[0.0] * len(t.token_ids) for t in trajectories]
         zeros = [0.0] * len(trajectories)
-        for batch in self._pack(trajectories, zeros, zeros):
+        for batch in self.pack(trajectories, zeros, zeros):
             logp = self._score(batch, base=base).cpu()
             for b, member in enumerate(batch.members):
                 trained = [at for at, mask in enumerate(trajectories[member].loss_mask) if mask]
@@ -225,9 +228,9 @@ class Learner:
         hidden = out.last_hidden_state[0][batch.rows]
         return linear_logprob(
             hidden,
-            cast(Tensor, self._head.weight),
+            self._head.weight,
             batch.targets,
-            bias=cast(Tensor | None, self._head.bias),
+            bias=self._head.bias,
             temperature=batch.temperature,
             entropy=True,
             entropy_grad=entropy_grad,
@@ -247,11 +250,7 @@ class Learner:
     def adapter(self) -> Adapter:
         """A copy of the policy as it stands."""
         tensors = export_tensors(self._wrapped)
-        return Adapter(name=self.name, spec=self._spec, tensors=tensors, step=self.steps, base_model=self.base_model)
-
-    @property
-    def _spec(self) -> LoraSpec:
-        return self.config.lora
+        return Adapter(name=self.name, spec=self.config.lora, tensors=tensors, step=self.steps, base_model=self.base_model)
 
     def load_adapter(self, adapter: Adapter) -> None:
         """Takes an adapter's values, and starts the optimiser afresh. Raises `AdapterError` if it does not fit."""
@@ -261,7 +260,7 @@ class Learner:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What `adapter()` does not hold of what decides the next update: the optimiser's moments and the RNG; counters."""
         tensors: dict[str, Tensor] = {RNG: self._rng.get_state()}
-        for name, parameter in self._parameters.items():
+        for name, parameter in self.parameters.items():
             for key, value in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"{key}.{name}"] = value.detach().clone().contiguous()
         return tensors, {"steps": self.steps, "updates": self.updates, "skipped": self.skipped, "base_model": self.base_model}
@@ -270,15 +269,13 @@ class Learner:
         """Takes what `state` gave. Raises `LearnerError` if it is another model's or lacks something."""
         if scalars.get("base_model") != self.base_model:
             raise LearnerError(
-                f"the state belongs to base model {scalars.get('base_model')}, this one is {self.base_model}: resume with the model "
-                "the run was started with"
+                f"the state belongs to base model {scalars.get('base_model')}, this one is {self.base_model}: "
+                "resume with the model that the run was started with"
             )
-        moments: dict[nn.Parameter, dict[str, Tensor]] = {}
-        for name, parameter in self._parameters.items():
-            found = {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors}
-            if found and (
-                len(found) < 3 or found["exp_avg"].shape != parameter.shape or found["exp_avg_sq"].shape != parameter.shape
-            ):
+        moments: dict[Tensor, dict[str, Tensor]] = {}
+        for name, parameter in self.parameters.items():
+            found = {key: tensors[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in tensors}
+            if found and any(key not in found or found[key].shape != parameter.shape for key in MOMENTS[1:]):
                 raise LearnerError(f"the optimiser's state for {name} does not fit: resume with the lora settings of the run")
             if found:
                 moments[parameter] = {key: value.clone().to(parameter.device) for key, value in found.items()}
@@ -321,7 +318,7 @@ def _halves(model: PreTrainedModel) -> tuple[nn.Module, nn.Linear]:
     for option in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(model.config, option, None) is not None:
             raise LearnerError(
-                f"{type(model).__name__} has {option}, which the learner's log-probs do not apply: choose another model"
+                f"{type(model).__name__} scales logits ({option}), which the learner does not: choose another model"
             )
     if not isinstance(head, nn.Linear) or not isinstance(decoder, nn.Module):
         raise LearnerError(f"{type(model).__name__} is no decoder with a linear head: give a causal language model")

@@ -43,16 +43,14 @@ def share_base(model: PreTrainedModel) -> PreTrainedModel:
     """A second module tree over the same storage: its frozen parameters are views, so it costs no memory."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     memo |= {id(b): b for b in model.buffers()}
-    return cast(PreTrainedModel, copy.deepcopy(model, memo))
+    return copy.deepcopy(model, memo)
 
 
 def linear_layers(model: PreTrainedModel) -> tuple[str, ...]:
     """Last parts of the names of every linear layer but the head."""
     head = model.get_output_embeddings()
-    found = {
-        name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head
-    }
-    return tuple(sorted(found))
+    found = (name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head)
+    return tuple(sorted({name.rsplit(".", 1)[-1] for name in found}))
 
 
 def attach(model: PreTrainedModel, spec: LoraSpec, *, seed: int) -> PeftModel:
