@@ -135,6 +135,8 @@ class Decoder:
             h_NH = rms_norm(x_NH, self.norm_H.shape, norms.before_mlp, self.eps)
             gate, up = _apply(h_NH, [(s.start, s.stop, s.weights.layers[index].gate_up) for s in segments]).chunk(2, dim=-1)
             x_NH = x_NH + _apply(self.activation(gate) * up, [(s.start, s.stop, s.weights.layers[index].down) for s in segments])
+        if not layout.last_segments:
+            return x_NH.new_empty(0, self.vocab_size, dtype=torch.float32)
         x_MH = rms_norm(x_NH[layout.last], self.norm_H.shape, self.norm_H, self.eps)
         return _apply(x_MH, [(s.start, s.stop, s.weights.head) for s in layout.last_segments]).float()
 

@@ -9,25 +9,9 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
-from torch import Tensor
 
+from sparring.learner.adapter import Adapter
 from sparring.rollout.sampler import Sampler
-
-BASE_POLICY = "base"
-"""The `Sample.policy` of samples drawn without an adapter."""
-
-
-class Publishable(Protocol):
-    """What a generator needs of an adapter; `learner.adapter.Adapter` is one."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for equal weights, different otherwise: cached KV is reused by it."""
-        ...
-
-    def merged_deltas(self) -> Mapping[str, Tensor]:
-        """Module name in the base model (`model.layers.0.self_attn.q_proj`) to what the adapter adds to its weight, [out, in]."""
-        ...
 
 
 class GeneratorStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,9 +43,12 @@ class GeneratorStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Generator(Sampler, Protocol):
-    """A `Sampler` that serves the base model and published adapters side by side."""
+    """A `Sampler` that serves the base model and published adapters side by side.
 
-    def publish(self, name: str, adapter: Publishable) -> None:
+    `Sample.policy` is the adapter's `fingerprint`, and `fingerprint_model` of the base where there is none.
+    """
+
+    def publish(self, name: str, adapter: Adapter) -> None:
         """Serves `adapter` as `name` to requests made from now on; those in flight finish on the version they began with."""
         ...
 

@@ -28,9 +28,11 @@ from transformers import PreTrainedModel
 from sparring.engine.batch_layout import Ints, lay_out
 from sparring.engine.decoder import Decoder, Weights
 from sparring.engine.errors import GeneratorError
-from sparring.engine.generator import BASE_POLICY, GeneratorStats, Publishable
+from sparring.engine.generator import GeneratorStats
 from sparring.engine.kv_cache import KVCache
 from sparring.engine.token_sampling import draw, uniforms
+from sparring.learner.adapter import Adapter
+from sparring.learner.lora import fingerprint_model
 from sparring.rollout.sampler import FinishReason, Sample, SampleRequest
 
 _UINT64 = (1 << 64) - 1
@@ -94,7 +96,7 @@ class TorchGenerator:
             device=self._decoder.device,
         )
         self._numbers = count()
-        self._base = _Version(next(self._numbers), BASE_POLICY, self._decoder.base)
+        self._base = _Version(next(self._numbers), fingerprint_model(model), self._decoder.base)
         self._published: dict[str, _Version] = {}
         self._waiting: dict[_Job, None] = {}
         self._running: dict[int, _Job] = {}
@@ -113,6 +115,11 @@ class TorchGenerator:
     @property
     def stats(self) -> GeneratorStats:
         return self._stats
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the KV cache: 0 while released."""
+        return self._cache.num_bytes
 
     @property
     def num_in_flight(self) -> int:
@@ -134,14 +141,18 @@ class TorchGenerator:
     def end_session(self, session: str) -> None:
         self._cache.end_session(session)
 
-    def publish(self, name: str, adapter: Publishable) -> None:
+    def publish(self, name: str, adapter: Adapter) -> None:
         """Merges a copy of the changed weights; the base ones stay as they are. A failure leaves the former version in place."""
-        same = (version for version in self._published.values() if version.fingerprint == adapter.fingerprint)
-        version = next(same, None)
+        if adapter.base_model and adapter.base_model != self._base.fingerprint:
+            raise GeneratorError(
+                f"adapter {adapter.name!r} was trained on base model {adapter.base_model}, this generator serves "
+                f"{self._base.fingerprint}: make the generator of the model it was trained on"
+            )
+        fingerprint = adapter.fingerprint
+        version = next((version for version in self._published.values() if version.fingerprint == fingerprint), None)
         if version is None:
             with torch.inference_mode():
-                weights = self._decoder.merge(adapter.merged_deltas())
-            version = _Version(next(self._numbers), adapter.fingerprint, weights)
+                version = _Version(next(self._numbers), fingerprint, self._decoder.merge(adapter.merged_deltas()))
         former = self._published.get(name)
         self._published[name] = version
         self._retire(former)
