@@ -52,6 +52,9 @@ class Reply:
 class Player(Protocol):
     """One seat of one game. Subclass it for the defaults of a player that trains nothing and holds nothing."""
 
+    waits: bool = True
+    """Whether `act` waits for anything; one that does not is asked in turn even where seats move at once."""
+
     async def act(self, table: Table) -> Reply:
         """The next message. A `PlayerError`, `OSError` or other `ValueError` voids the game."""
         ...
@@ -71,6 +74,8 @@ PlayerFactory = Callable[[Deal, str], Player]
 
 class ScriptedPlayer(Player):
     """A family's strategy. Its generator starts in the same state at every turn of a game, as strategies expect."""
+
+    waits = False
 
     def __init__(self, strategy: Strategy, seed: int, seat: str) -> None:
         self._strategy = strategy

@@ -115,10 +115,10 @@ class _SeatFailed(Exception):
 async def _take_turns(game: GameState, seated: dict[str, Player]) -> None:
     """Lets seats speak until the game ends. Seats that move at once think at once; the order of their texts is the table's."""
     while seats := game.to_move:
-        if len(seats) == 1:
-            replies = [await _ask(game, seats[0], seated[seats[0]])]
+        if sum(seated[seat].waits for seat in seats) > 1:
+            replies = await _ask_at_once(game, seats, seated)
         else:
-            replies = await _ask_all(game, seats, seated)
+            replies = [await _ask(game, seat, seated[seat]) for seat in seats]
         for seat, reply in zip(seats, replies, strict=True):
             if seat in game.to_move:
                 game.submit(seat, reply.text, complete=reply.complete)
@@ -131,7 +131,7 @@ async def _ask(game: GameState, seat: str, player: Player) -> Reply:
         raise _SeatFailed(f"{seat} failed: {type(error).__name__}: {error}") from error
 
 
-async def _ask_all(game: GameState, seats: tuple[str, ...], seated: dict[str, Player]) -> list[Reply]:
+async def _ask_at_once(game: GameState, seats: tuple[str, ...], seated: dict[str, Player]) -> list[Reply]:
     """All replies, or the first failure once the other seats have stopped."""
     asked = [asyncio.create_task(_ask(game, seat, seated[seat])) for seat in seats]
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from itertools import count
@@ -210,6 +211,21 @@ def test_cancellation_leaves_nothing_behind(make_deals: Deals, make_sampler: Any
     asyncio.run(main())
 
 
+def test_ctrl_c_leaves_nothing_behind(make_deals: Deals, make_sampler: Any, chat: ChatFormat) -> None:
+    sampler = make_sampler("I say 40.", delay=0.01)
+    ended: list[str] = []
+
+    def on_game(game: Game) -> None:
+        ended.append(game.id)
+        if len(ended) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make_deals(100), Seating(sampler=sampler, chat=chat), concurrency=16, on_game=on_game)
+    assert 3 <= len(ended) < 100
+    assert sampler.running == 0 and not sampler.open_sessions
+
+
 def sealed_deal(sealed: Scenario, players: tuple[str, str]) -> Deal:
     return Deal(id="sealed", scenario=sealed, players=dict(zip(sealed.seat_names, players, strict=True)), seed=1)
 
@@ -219,6 +235,14 @@ def test_seats_that_move_at_once_think_at_once(sealed: Scenario, make_sampler: A
     (game,) = run([sealed_deal(sealed, ("policy", "policy"))], Seating(sampler=sampler, chat=chat))
     assert sampler.most_running == 2
     assert game.turns == tuple(Turn(seat, "NO_DEAL") for seat in sealed.seat_names)
+
+
+def test_a_script_beside_a_policy_sees_no_more_than_the_policy(sealed: Scenario, make_sampler: Any, chat: ChatFormat) -> None:
+    sampler = make_sampler("NO_DEAL")
+    (game,) = run([sealed_deal(sealed, ("policy", "script:naive"))], Seating(sampler=sampler, chat=chat))
+    (alone,) = run([sealed_deal(sealed, ("script:naive", "script:naive"))], Seating())
+    assert tuple(turn.seat for turn in game.turns) == sealed.seat_names
+    assert game.turns[1] == alone.turns[1] and game.turns[0] == Turn(sealed.seat_names[0], "NO_DEAL")
 
 
 @pytest.mark.parametrize("slow", [0, 1])
