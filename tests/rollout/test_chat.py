@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -158,6 +160,41 @@ def test_templates_that_cannot_work_are_refused(
 def test_a_tokenizer_that_is_not_fast_is_refused() -> None:
     with pytest.raises(RolloutError, match="object is not a fast tokenizer"):
         ChatFormat(object())  # type: ignore[arg-type]
+
+
+def published(name: str) -> str:
+    """A model family's own chat template, as TRL ships it."""
+    spec = find_spec("trl")
+    assert spec is not None and spec.origin is not None
+    return (Path(spec.origin).parent / "chat_templates" / f"{name}.jinja").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "after"),
+    [
+        ("qwen2_5", "<|im_end|>", "\n<|im_start|>user\nbuyer: 40?<|im_end|>\n<|im_start|>assistant\n"),
+        ("qwen3_instruct_2507", "<|im_end|>", "\n<|im_start|>user\nbuyer: 40?<|im_end|>\n<|im_start|>assistant\n"),
+        ("llama3_1", "<|eot_id|>", "<|start_header_id|>user<|end_header_id|>\n\nbuyer: 40?<|eot_id|>"),
+        ("gemma3", "<end_of_turn>", "\n<start_of_turn>user\nbuyer: 40?<end_of_turn>\n<start_of_turn>model\n"),
+        ("phi3", "<|end|>", "\n<|user|>\nbuyer: 40?<|end|>\n<|assistant|>\n"),
+    ],
+)
+def test_published_templates(make_tokenizer: Callable[..., PreTrainedTokenizerFast], name: str, end: str, after: str) -> None:
+    tokenizer = make_tokenizer("llama3", published(name))
+    tokenizer.add_tokens([end], special_tokens=True)
+    chat = ChatFormat(tokenizer)
+    assert decode(tokenizer, [chat.turn_end]) == end
+    assert decode(tokenizer, chat.reply([Message("buyer", "40?")], finished=True)).startswith(after)
+    sampled = [*encode(tokenizer, "I say 60."), chat.turn_end]
+    ids = chat.opening("You sell.", []) + sampled + chat.reply([Message("buyer", "40?")], finished=True)
+    assert ids == encode(tokenizer, render(tokenizer, "You sell.", "I say 60.", "buyer: 40?"))
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_6", "deepseek_r1_distill"])
+def test_published_templates_of_reasoning_models_do_not_keep_the_prefix(
+    make_tokenizer: Callable[..., PreTrainedTokenizerFast], name: str
+) -> None:
+    assert not keeps_prefix(make_tokenizer("chatml", published(name)))
 
 
 ZEPHYR = (
