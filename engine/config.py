@@ -43,6 +43,8 @@ class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """As `RunConfig.partners`; "unseen" is each family's script that training never meets."""
     seed: int = 0
     """Draws the scenarios and everything random in their games."""
+    control: bool = True
+    """Also play every game with the policy reading another instance's private values: what gain remains is value-blind."""
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

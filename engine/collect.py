@@ -1,0 +1,104 @@
+"""The two halves of a step by hand: `collect` plays games into a training file, `learn` makes an adapter of such files.
+
+Collecting step n and learning from its file makes the same update as step n of `train`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack, aclosing
+from pathlib import Path
+
+import msgspec
+
+from sparring.engine.config import RunConfig
+from sparring.engine.deal import deal
+from sparring.engine.engine import POLICY, Engine
+from sparring.engine.errors import ConfigError
+from sparring.engine.generator import BASE_POLICY
+from sparring.engine.train import trained_on
+from sparring.learner.stats import StepStats
+from sparring.rollout.progress import Progress
+from sparring.rollout.stats import RolloutStats
+from sparring.rollout.training_file import Header, TrainingWriter, read_header, read_trajectories
+from sparring.rollout.trajectory import Deal, Game
+from sparring.rollout.transcript import write_games
+
+
+class Collected(msgspec.Struct, frozen=True, kw_only=True):
+    """What `collect` did."""
+
+    games: int
+    trajectories: int
+    win_rate: float
+    tokens_per_second: float
+    games_per_hour: float
+
+
+class Learned(msgspec.Struct, frozen=True, kw_only=True):
+    """What `learn` did: the adapter's fingerprint, and the statistics of each file's step."""
+
+    adapter: str
+    steps: tuple[StepStats, ...]
+
+
+def collect(
+    config: RunConfig, output: Path, *, texts: Path | None = None, adapter: Path | None = None, step: int = 0, quiet: bool = False
+) -> Collected:
+    """Plays the games of one step with the policy as it is, or `adapter`, into the training file `output`.
+
+    `texts` also gets the games as readable JSON lines. Raises `ConfigError`, `AdapterError` or `TrainingFileError`.
+    """
+    config.check()
+    with Engine.open(config) as engine:
+        learner = engine.learner()
+        if adapter is not None:
+            learner.load_adapter(engine.load_adapter(adapter))
+        engine.publish(POLICY, learner.adapter())
+        deals, rollout = deal(config, step), RolloutStats()
+        games = asyncio.run(_play(engine, deals, rollout, quiet=quiet))
+        policy = engine.generator.adapters.get(POLICY, BASE_POLICY)
+        header = Header(base_model=engine.base_model, tokenizer=engine.chat.fingerprint, policy=policy, sampling=config.sampling)
+        trajectories = trained_on(games, deals)
+        with TrainingWriter(output, header) as file:
+            for trajectory in trajectories:
+                file.add(trajectory)
+        if texts is not None:
+            write_games(texts, games)
+    return Collected(
+        games=len(games),
+        trajectories=len(trajectories),
+        win_rate=rollout.tally.win_rate,
+        tokens_per_second=rollout.tokens_per_second,
+        games_per_hour=rollout.games_per_hour,
+    )
+
+
+def learn(config: RunConfig, files: list[Path], output: Path, *, start: Path | None = None) -> Learned:
+    """One step on each training file in turn; the adapter, with what is needed to go on from it, into the folder `output`.
+
+    `start` is a folder that `learn` wrote before, or any adapter. Raises `TrainingFileError` for a file that is damaged or was
+    collected with another base model or tokenizer, before anything is learned.
+    """
+    if not files:
+        raise ConfigError("nothing to learn from: name at least one training file")
+    with Engine.open(config) as engine:
+        for file in files:
+            read_header(file).check(base_model=engine.base_model, tokenizer=engine.chat.fingerprint)
+        batches = [list(read_trajectories(file)) for file in files]
+        learner = engine.learner()
+        if start is not None:
+            if learner.is_checkpoint(start):
+                learner.load(start)
+            else:
+                learner.load_adapter(engine.load_adapter(start))
+        steps = tuple(learner.step(trajectories) for trajectories in batches)
+        learner.save(output)
+        return Learned(adapter=learner.adapter().fingerprint, steps=steps)
+
+
+async def _play(engine: Engine, deals: list[Deal], rollout: RolloutStats, *, quiet: bool) -> list[Game]:
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress("collect", total=len(deals), stats=rollout, quiet=quiet))
+        async with aclosing(engine.play(deals, adapter=POLICY, on_game=progress.add)) as played:  # type: ignore[type-var]
+            return [game async for game in played]

@@ -1,0 +1,27 @@
+"""Dealing: which games a training step plays. A pure function of the settings and the step, so that a resumed run deals the same."""
+
+from __future__ import annotations
+
+from random import Random
+
+from sparring.engine.config import RunConfig, partner_specs
+from sparring.rollout.trajectory import Deal
+from sparring.scenarios import registry
+
+
+def deal(config: RunConfig, step: int) -> list[Deal]:
+    """The deals of a step: `scenarios_per_step` scenarios of the training split, `games_per_scenario` games of each.
+
+    Families take turns; seat and partner are drawn once a scenario, so that its games form one group.
+    """
+    deals: list[Deal] = []
+    for place in range(config.scenarios_per_step):
+        rng = Random(f"sparring/deal/{config.seed}/{step}/{place}")
+        family = registry.get(config.families[(step * config.scenarios_per_step + place) % len(config.families)])
+        scenario = family.generate(rng.randrange(1 << 48))
+        trained = rng.choice(scenario.seat_names)
+        partner = rng.choice(partner_specs(family.name, config.partners))
+        players = {seat: "policy" if seat == trained else partner for seat in scenario.seat_names}
+        for game in range(config.games_per_scenario):
+            deals.append(Deal(id=f"{step}/{place}/{game}", scenario=scenario, players=players, seed=rng.randrange(1 << 62)))
+    return deals

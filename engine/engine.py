@@ -1,0 +1,92 @@
+"""`Engine`: one base model with everything that plays and trains on it. The loop, the command line and servers are thin users.
+
+Owns the model, its chat format, the generator and the learner, and the order in which they may be made. What a run does with
+them is `train.py`'s, `collect.py`'s and `evaluate.py`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sparring.engine.config import RunConfig, load_run_config
+from sparring.engine.generator import Generator
+from sparring.engine.models import load_model, resolve_device
+from sparring.engine.torch_generator import TorchGenerator, TorchGeneratorConfig
+from sparring.learner.adapter import Adapter, load_adapter
+from sparring.learner.learner import Learner
+from sparring.learner.lora import fingerprint_model
+from sparring.rollout.chat import ChatFormat
+from sparring.rollout.player import Seating
+from sparring.rollout.runner import play
+from sparring.rollout.sampler import Sample, SampleRequest
+from sparring.rollout.trajectory import Deal, Game
+
+POLICY = "policy"
+"""The name that the trained adapter is published under."""
+
+
+class Engine:
+    """A base model ready to play and to be trained on.
+
+    Example:
+        >>> with Engine.open("demo") as engine:
+        ...     learner = engine.learner()
+        ...     engine.publish(POLICY, learner.adapter())
+        ...     games = [game async for game in engine.play(deals, adapter=POLICY)]
+        ...     learner.step([trajectory for game in games for trajectory in game.trajectories])
+    """
+
+    def __init__(self, config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.config = config
+        self.model = model
+        self.tokenizer = tokenizer
+        self.chat = ChatFormat(tokenizer)
+        self.base_model = fingerprint_model(model)
+        context = config.sampling.context
+        self.generator: Generator = TorchGenerator(model, TorchGeneratorConfig(num_slots=config.concurrency, max_context=context))
+
+    @classmethod
+    def open(cls, source: RunConfig | str | Path, overrides: Sequence[str] = ()) -> Self:
+        """From a config, a preset's name or a TOML file. Raises `ConfigError` for settings or a model that cannot be used."""
+        config = source if isinstance(source, RunConfig) else load_run_config(source, overrides=overrides)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        return cls(config, *load_model(config.model, resolve_device(config.device)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.generator.close()
+
+    async def sample(self, request: SampleRequest) -> Sample:
+        """One completion. Raises `GeneratorError` for a request that cannot be served."""
+        return await self.generator.sample(request)
+
+    def play(
+        self, deals: Iterable[Deal], *, adapter: str | None = None, on_game: Callable[[Game], None] | None = None
+    ) -> AsyncIterator[Game]:
+        """Plays deals as the config says; "policy" in them is the published `adapter`, or the base model."""
+        seating = Seating(sampler=self.generator, chat=self.chat, adapter=adapter, sampling=self.config.sampling)
+        return play(deals, seating, concurrency=self.config.concurrency, time_limit=self.config.time_limit, on_game=on_game)
+
+    def learner(self) -> Learner:
+        """A learner with a fresh adapter from the config's seed."""
+        return Learner(self.model, self.config.learner, seed=self.config.seed, name=POLICY)
+
+    def publish(self, name: str, adapter: Adapter) -> None:
+        """Serves an adapter under a name from now on. Raises `AdapterError` or `GeneratorError` where it does not fit."""
+        self.generator.publish(name, adapter)
+
+    def load_adapter(self, folder: Path) -> Adapter:
+        """An adapter from disk. Raises `AdapterError` if it is broken or was trained on another base model."""
+        return load_adapter(folder, base_model=self.base_model)

@@ -1,0 +1,190 @@
+"""The training loop: deal scenarios, play games, score outcomes, pack batches, step the learner, publish the adapter.
+
+Outcomes are scored by the referee as each game ends, and packed inside `Learner.step`. A run is a folder (`run_folder.py`): killing
+it loses no finished game, and resuming makes the same next update.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import aclosing
+from pathlib import Path
+
+import msgspec
+
+from sparring.engine.appraise import appraise
+from sparring.engine.config import RunConfig, load_run_config
+from sparring.engine.deal import deal
+from sparring.engine.engine import POLICY, Engine
+from sparring.engine.errors import RunError
+from sparring.engine.run_folder import RunFolder
+from sparring.engine.settings import dump_config
+from sparring.engine.summary import Clock, Summary, seconds, throughput
+from sparring.engine.tracker import Tracker, trackers_of
+from sparring.learner.learner import Learner
+from sparring.learner.stats import StepStats
+from sparring.rollout.progress import Progress
+from sparring.rollout.stats import RolloutStats
+from sparring.rollout.trajectory import Deal, Game, Trajectory
+
+CLOCK = "clock.json"
+
+
+class Interrupted(RunError):
+    """The run was asked to stop and has saved a checkpoint."""
+
+
+def train(config: RunConfig, output: Path, *, quiet: bool = False, adapter: Path | None = None) -> Summary:
+    """A new run in the folder `output`; `adapter` is where to start from instead of a fresh one.
+
+    Raises `ConfigError`, `RunError` or `AdapterError` before anything is played; `Interrupted` after Ctrl-C, with a checkpoint.
+
+    Example:
+        >>> train(load_run_config("demo", overrides=["iterations=3"]), Path("runs/three")).evaluation.difference.win_rate
+        0.04
+    """
+    config.check()
+    with Engine.open(config) as engine:
+        learner = engine.learner()
+        if adapter is not None:
+            learner.load_adapter(engine.load_adapter(adapter))
+        with RunFolder.create(output, dump_config(config)) as run:
+            return _run(engine, learner, run, Clock(), quiet=quiet)
+
+
+def resume(output: Path, *, quiet: bool = False) -> Summary:
+    """The run in `output` from its last checkpoint on, with its own settings; its next update is bit for bit the same (on a CPU).
+
+    Raises `RunError` where there is no run, or another process is at it.
+    """
+    with RunFolder.resume(output) as run:
+        with Engine.open(load_run_config(run.config_path)) as engine:
+            learner, clock = engine.learner(), Clock()
+            if (checkpoint := run.latest_checkpoint()) is not None:
+                learner.load(checkpoint.path)
+                clock = msgspec.json.decode((checkpoint.path / CLOCK).read_bytes(), type=Clock)
+            return _run(engine, learner, run, clock, quiet=quiet)
+
+
+def _run(engine: Engine, learner: Learner, run: RunFolder, clock: Clock, *, quiet: bool) -> Summary:
+    tracker = trackers_of(engine.config, run, quiet=quiet)
+    try:
+        return asyncio.run(_Loop(engine, learner, run, clock, tracker, quiet=quiet).run())
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"stopped after step {learner.steps} of {engine.config.iterations}: go on with --resume --output-dir {run.path}") from error
+    finally:
+        tracker.finish()
+
+
+class _Loop:
+    """One run of the loop."""
+
+    def __init__(self, engine: Engine, learner: Learner, run: RunFolder, clock: Clock, tracker: Tracker, *, quiet: bool) -> None:
+        self.engine, self.learner, self.folder, self.clock, self.tracker = engine, learner, run, clock, tracker
+        self.config, self.quiet = engine.config, quiet
+        self.saved = learner.steps
+        self.updating = False
+        """Inside an update, where the learner's state is no step's."""
+
+    async def run(self) -> Summary:
+        """Every step that is left, then the evaluation. However it is stopped, the last whole step is saved."""
+        try:
+            self.publish()
+            while self.learner.steps < self.config.iterations:
+                await self.step()
+                if self.learner.steps % self.config.checkpoint_every == 0:
+                    self.save()
+        finally:
+            if self.learner.steps != self.saved and not self.updating:
+                self.save()
+        return await self.finish()
+
+    async def step(self) -> None:
+        """Deal, play, score, pack, step, publish."""
+        deals = deal(self.config, self.learner.steps)
+        rollout = RolloutStats()
+        with self.clock.measure("play"):
+            games = await self.play(deals, rollout)
+        self.updating = True
+        with self.clock.measure("learn"):
+            stats = self.learner.step(trained_on(games, deals))
+        self.updating = False
+        self.clock.games += len(games)
+        self.clock.sampled_tokens += rollout.sampled_tokens
+        self.clock.learned_tokens += stats.tokens
+        self.publish()
+        with self.clock.measure("other"):
+            self.tracker.log(self.learner.steps, step_metrics(rollout, stats))
+
+    async def play(self, deals: list[Deal], rollout: RolloutStats) -> list[Game]:
+        """The games of a step, each in the database as soon as it ends. The cache is given back to the learner afterwards."""
+        step, games = self.learner.steps, list[Game]()
+        self.engine.generator.resume()
+        with Progress(f"step {step + 1}", total=len(deals), stats=rollout, quiet=self.quiet) as progress:
+            async with aclosing(self.engine.play(deals, adapter=POLICY, on_game=progress.add)) as played:  # type: ignore[type-var]
+                async for game in played:
+                    self.folder.database.record([game], step=step)
+                    games.append(game)
+        self.engine.generator.release()
+        return games
+
+    def publish(self) -> None:
+        with self.clock.measure("publish"):
+            self.engine.publish(POLICY, self.learner.adapter())
+
+    def save(self) -> None:
+        """The checkpoint, and the adapter where others look for it."""
+        with self.clock.measure("other"):
+            files = self.learner.files() | {CLOCK: msgspec.json.encode(self.clock)}
+            self.folder.save_checkpoint(self.learner.steps, files, keep=self.config.keep_checkpoints)
+            self.folder.publish_adapter(self.learner.adapter().files())
+        self.saved = self.learner.steps
+
+    async def finish(self) -> Summary:
+        """The evaluation, and the summary of all of it."""
+        report = None
+        if self.config.evaluation.scenarios:
+            self.engine.generator.resume()
+            with self.clock.measure("evaluate"):
+                report = await appraise(self.engine, adapter=POLICY, quiet=self.quiet)
+        summary = Summary(
+            preset=self.config.preset,
+            seed=self.config.seed,
+            model=self.config.model,
+            base_model=self.engine.base_model,
+            adapter=self.learner.adapter().fingerprint,
+            steps=self.learner.steps,
+            evaluation=report,
+            throughput=throughput(self.clock),
+            seconds=seconds(self.clock),
+        )
+        self.folder.write_summary(summary)
+        return summary
+
+
+def trained_on(games: Iterable[Game], deals: Iterable[Deal]) -> list[Trajectory]:
+    """The games' trajectories in the order of the deals: what the learner computes must not depend on which game ended first."""
+    by_id = {game.id: game for game in games}
+    return [trajectory for deal in deals for trajectory in by_id[deal.id].trajectories]
+
+
+def step_metrics(rollout: RolloutStats, stats: StepStats) -> dict[str, float]:
+    """A step's figures by name: `play/...` of the games, `learn/...` of the update."""
+    tally = rollout.tally
+    played = {
+        "win_rate": tally.win_rate,
+        "mean_score": tally.mean_score,
+        "invalid_rate": tally.invalid / tally.counted if tally.counted else 0.0,
+        "void": tally.void,
+        "games": rollout.games,
+        "failed": rollout.failed,
+        "truncated": rollout.truncated,
+        "sampled_tokens": rollout.sampled_tokens,
+        "tokens_per_second": rollout.tokens_per_second,
+        "games_per_hour": rollout.games_per_hour,
+        "seconds": rollout.seconds,
+    }
+    families = {f"play/win_rate/{family}": own.win_rate for family, own in rollout.families.items()}
+    learned = {f"learn/{name}": float(value) for name, value in msgspec.structs.asdict(stats).items() if name != "step"}
+    return {f"play/{name}": float(value) for name, value in played.items()} | families | learned
