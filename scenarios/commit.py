@@ -11,7 +11,15 @@ import unicodedata
 from dataclasses import dataclass
 
 MAX_NUMBER_DIGITS = 9
-_HIDDEN = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+MAX_HEARD = 2000
+"""Characters of a message's prose that its readers get."""
+NEAR_MISS = 200
+"""Characters of a line that are searched for a misspelt tag: normalising a long run of combining marks takes quadratic time."""
+CONTINUES = "\n| "
+"""What starts every line of a message but its first, as its readers see it."""
+_MARK = re.compile(r"<(/?)(think|thinking|reasoning)\s*>", re.IGNORECASE)
+_INVISIBLE = frozenset(("Cc", "Cf", "Cs"))
+"""Unicode categories that a reader does not see: control and format characters, surrogates."""
 _NUMBER = re.compile(r"(0|[1-9][0-9]*)", re.ASCII)
 
 
@@ -37,15 +45,21 @@ class Fault:
 def visible(text: str) -> str:
     """The text with hidden reasoning blanked out by spaces, so that character positions stay those of the raw text.
 
-    An unclosed block hides everything after it.
+    An unclosed block hides everything after it. A closing mark that nothing opened hides everything before it: some chat
+    templates open the block in the prompt.
     """
-    return _HIDDEN.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
+    if "<" not in text:
+        return text
+    for start, end in _hidden(text):
+        text = text[:start] + re.sub(r"[^\n]", " ", text[start:end]) + text[end:]
+    return text
 
 
 def find_commit(text: str, tags: tuple[str, ...]) -> Line | Fault | None:
     """The commit of a message: its last non-empty line where that is a tag line, `None` where it is prose.
 
-    Two different tag lines in one message are hedging, and a fault. A tag quoted inside prose is inert.
+    Two different tag lines in one message are hedging, and a fault. A tag quoted inside prose is inert. Lines are compared as a
+    reader sees them, so invisible characters hide nothing; in the commit itself they are a fault.
     """
     shown = visible(text)
     lines = [line for line in _lines(shown) if line[2].strip(" \t\r")]
@@ -58,6 +72,8 @@ def find_commit(text: str, tags: tuple[str, ...]) -> Line | Fault | None:
     commit = found[-1]
     if any((other.tag, other.value) != (commit.tag, commit.value) for other in found):
         return Fault("two different commits in one message: write exactly one", found[0].start, commit.end)
+    if _readable(shown[commit.start : commit.end]) != shown[commit.start : commit.end]:
+        return Fault(f"the last line holds invisible characters: write a plain `{commit.tag}` line", commit.start, commit.end)
     return commit
 
 
@@ -69,17 +85,39 @@ def whole_number(value: str, low: int, high: int) -> int | None:
     return number if low <= number <= high else None
 
 
-def escape(text: str, limit: int = 2000) -> str:
+def escape(text: str, limit: int = MAX_HEARD) -> str:
     """A message as its reader may see it: visible text, no control characters, no chat markup, no line that can pose as
     another speaker.
 
     Continuation lines start with `| `, so no line of a message can begin with a channel's name, however it is nested.
     """
-    shown = visible(text).replace("\r\n", "\n")
-    shown = "".join(c for c in shown if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp"))
-    shown = shown.replace("<|", "‹|").replace("|>", "|›")
-    lines = [" ".join(line.split()) for line in shown[:limit].split("\n")]
-    return "\n| ".join(line for line in lines if line)
+    lines = [" ".join(_readable(line).split()) for line in visible(text).split("\n")]
+    shown = "\n".join(line for line in lines if line).replace("<|", "‹|").replace("|>", "|›")
+    return shown[:limit].rstrip().replace("\n", CONTINUES)
+
+
+def _hidden(text: str) -> list[tuple[int, int]]:
+    """Where hidden reasoning stands. Blocks of one name nest; marks of another name inside a block are its text."""
+    spans: list[tuple[int, int]] = []
+    name, depth, start = "", 0, 0
+    for mark in _MARK.finditer(text):
+        closes, kind = mark[1] == "/", mark[2].lower()
+        if depth == 0 and closes:
+            spans = [(0, mark.end())]
+        elif depth == 0:
+            name, depth, start = kind, 1, mark.start()
+        elif kind == name:
+            depth += -1 if closes else 1
+            if depth == 0:
+                spans.append((start, mark.end()))
+    return [*spans, (start, len(text))] if depth else spans
+
+
+def _readable(text: str) -> str:
+    """The text without the characters that nobody sees; blanks of every kind stay."""
+    if text.isprintable():
+        return text
+    return "".join(c for c in text if c.isspace() or unicodedata.category(c) not in _INVISIBLE)
 
 
 def _lines(text: str) -> list[tuple[int, int, str]]:
@@ -94,7 +132,7 @@ def _lines(text: str) -> list[tuple[int, int, str]]:
 def _tag_line(start: int, end: int, line: str, tags: tuple[str, ...]) -> Line | None:
     """`TAG: value` (or a bare `TAG`) filling the whole line but for blanks around it."""
     bare = line.strip(" \t\r")
-    tag, colon, value = bare.partition(":")
+    tag, colon, value = _readable(bare).partition(":")
     if tag not in tags:
         return None
     offset = start + line.index(bare)

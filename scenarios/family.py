@@ -6,6 +6,7 @@ certificate. Everything that all families share (turns, sealing, repair, deliver
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ Split = Literal["train", "seed", "range", "skin"]
 
 SPLITS: tuple[Split, ...] = ("train", "seed", "range", "skin")
 MAX_DRAWS = 10_000
+REFEREE = "referee"
+"""The author of what the referee says."""
+_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9 _-]{0,38}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,10 @@ class Message:
 
 @dataclass(frozen=True)
 class View(Generic[Pub, Priv]):
-    """What a scripted strategy may know: its own private values, what it heard, and what it said (oldest first)."""
+    """What a scripted strategy may know: its own private values, what it heard, and what it said itself.
+
+    Both oldest first; a message that the referee refused was never said.
+    """
 
     public: Pub
     private: Priv
@@ -166,6 +173,7 @@ class Family(ABC, Generic[Pub, Priv]):
 
     def setup(self, scenario: Scenario, cast: Mapping[str, str] | None = None) -> Setup[Pub, Priv]:
         """The scenario's parameters, typed. Raises `ScenarioError` where they are not this family's."""
+        _check_names(scenario.seat_names)
         try:
             public = msgspec.convert(scenario.public, self.public_type)
             private = tuple(msgspec.convert(seat.private, self.private_type) for seat in scenario.seats)
@@ -205,7 +213,18 @@ class Family(ABC, Generic[Pub, Priv]):
             Seat(name=name, private=msgspec.to_builtins(own), instructions=self.instructions(public, own, i, names))
             for i, (name, own) in enumerate(zip(names, private, strict=True))
         )
-        return Scenario(family=self.name, skin=skin, seed=seed, public=msgspec.to_builtins(public), seats=seats, tags=self.tags(skin))
+        return Scenario(
+            family=self.name, skin=skin, seed=seed, public=msgspec.to_builtins(public), seats=seats, tags=self.tags(skin)
+        )
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    """A name heads what its seat says: it must be one plain word or a few, nobody else's, and not the referee's."""
+    odd = [name for name in names if not _NAME.fullmatch(name) or name.lower() == REFEREE]
+    if odd:
+        raise ScenarioError(f"no seat can be called {odd[0]!r}: take plain letters, digits, blanks, - and _; not {REFEREE}")
+    if len(set(names)) != len(names):
+        raise ScenarioError(f"seat names must differ, not {', '.join(names)}")
 
 
 class Rejected(ScenarioError):

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from sparring.scenarios import registry
-from sparring.scenarios.commit import Fault, escape, find_commit
+from sparring.scenarios.commit import CONTINUES, Fault, escape, find_commit, visible
 from sparring.scenarios.errors import NotYourTurn
-from sparring.scenarios.family import Entry, Message, Record, Rejected, View
+from sparring.scenarios.family import REFEREE, Entry, Message, Record, Rejected, View
 from sparring.scenarios.outcome import Evidence, Outcome, Reason, Verdict
 from sparring.scenarios.scenario import Scenario
 
@@ -65,6 +65,7 @@ class GameState:
         self._record: Record = ()
         self._pending: dict[int, Entry] = {}
         self._heard: tuple[list[Message], ...] = tuple([] for _ in scenario.seats)
+        self._said: tuple[list[str], ...] = tuple([] for _ in scenario.seats)
         self._faults: list[int] = [0] * len(scenario.seats)
         self._outcomes: tuple[Outcome, ...] | None = None
         self._open_stage()
@@ -89,9 +90,9 @@ class GameState:
     def view(self, seat: str) -> View[Any, Any]:
         """The same knowledge, typed, for a scripted strategy."""
         index = self.scenario.index(seat)
-        said = tuple(turn.text for turn in self.turns if turn.seat == seat)
         setup, must = self.setup, self._stage is not None and self._stage.must_commit
-        return View(setup.public, setup.private[index], index, setup.names, tuple(self._heard[index]), said, must)
+        heard, said = tuple(self._heard[index]), tuple(self._said[index])
+        return View(setup.public, setup.private[index], index, setup.names, heard, said, must)
 
     def submit(self, seat: str, text: str, *, complete: bool = True) -> None:
         """The seat's next message. Raises `NotYourTurn` where the game does not wait for that seat; never for the text."""
@@ -108,6 +109,7 @@ class GameState:
             self._fault(index, entry)
         else:
             self._pending[index] = entry
+            self._said[index].append(turn.text)
             self._close_stage()
 
     def outcome(self) -> dict[str, Outcome] | None:
@@ -138,7 +140,7 @@ class GameState:
         """The first invalid commit is told to its author alone; the second loses for it and is void for the others."""
         self._faults[seat] += 1
         if self._faults[seat] == 1:
-            self._heard[seat].append(Message("referee", f"invalid: {fault.message}. Write your message again."))
+            self._heard[seat].append(Message(REFEREE, f"invalid: {fault.message}. Write your message again."))
             return
         evidence = (Evidence(len(self.turns) - 1, fault.start, fault.end),)
         lost = Outcome.of(Verdict.LOSS, 0.0, Reason.INVALID_COMMIT, evidence)
@@ -151,7 +153,7 @@ class GameState:
             self._outcomes = self.family.settle(self.setup, self._record)
         elif self._stage.notice:
             for seat in self._stage.seats:
-                self._heard[seat].append(Message("referee", self._stage.notice))
+                self._heard[seat].append(Message(REFEREE, self._stage.notice))
 
     def _close_stage(self) -> None:
         """Once every seat of the stage has spoken: deliver what was said, and open the next."""
@@ -161,16 +163,21 @@ class GameState:
             return
         entries = tuple(self._pending[seat] for seat in stage.seats)
         for entry in entries:
-            text = self.turns[entry.turn].text
-            if entry.commit is not None and not stage.reveal:
-                text = text[: entry.start]
-            if heard := escape(text):
+            if heard := self._delivered(entry, stage.reveal):
                 for seat in range(len(self.setup.names)):
                     if seat != entry.seat:
                         self._heard[seat].append(Message(self.setup.names[entry.seat], heard))
         self._record += entries
         self._pending = {}
         self._open_stage()
+
+    def _delivered(self, entry: Entry, reveal: bool) -> str:
+        """What the others hear of a message. A commit is shown only with `reveal`, and then however long the prose before it."""
+        text = visible(self.turns[entry.turn].text)
+        if entry.commit is None:
+            return escape(text)
+        parts = (escape(text[: entry.start]), escape(text[entry.start : entry.end]) if reveal else "")
+        return CONTINUES.join(part for part in parts if part)
 
 
 def replay(scenario: Scenario, turns: list[Turn], cast: Mapping[str, str] | None = None) -> GameState:

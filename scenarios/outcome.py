@@ -59,4 +59,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, verdict: Verdict, score: float, reason: Reason, evidence: tuple[Evidence, ...] = ()) -> Self:
         """The outcome with the verdict's reward and a score clipped to [0, 1]."""
-        return cls(verdict=verdict, reward=REWARDS[verdict], score=round(min(1.0, max(0.0, score)), 6), reason=reason, evidence=evidence)
+        return cls(
+            verdict=verdict, reward=REWARDS[verdict], score=round(min(1.0, max(0.0, score)), 6), reason=reason, evidence=evidence
+        )

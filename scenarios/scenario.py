@@ -45,9 +45,9 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """One instance of a family: everything the referee needs, nothing that a clock or a network would change.
 
     Example:
-        >>> scenario = families.get("haggle").generate(seed=7)
+        >>> scenario = registry.get("haggle").generate(seed=7)
         >>> scenario.seats[0].name, scenario.seats[0].private
-        ('seller', {'limit': 31})
+        ('tenant', {'limit': 79})
     """
 
     family: str

@@ -144,7 +144,9 @@ class Haggle(Family[Public, Private]):
     unseen_partner = "linear"
 
 
-def _settle_in_zone(limits: tuple[int, ...], commits: tuple[int | str, ...], evidence: tuple[Evidence, ...]) -> tuple[Outcome, ...]:
+def _settle_in_zone(
+    limits: tuple[int, ...], commits: tuple[int | str, ...], evidence: tuple[Evidence, ...]
+) -> tuple[Outcome, ...]:
     left = tuple(e for commit, e in zip(commits, evidence, strict=True) if commit == "NO_DEAL")
     if left:
         return tuple(Outcome.of(Verdict.LOSS, 0.0, Reason.MISSED_AGREEMENT, left) for _ in limits)
@@ -152,8 +154,9 @@ def _settle_in_zone(limits: tuple[int, ...], commits: tuple[int | str, ...], evi
     if price != other:
         return tuple(Outcome.of(Verdict.LOSS, 0.0, Reason.MISMATCH, evidence) for _ in limits)
     assert isinstance(price, int)
-    share = (price - limits[SELLER]) / (limits[BUYER] - limits[SELLER])
-    return tuple(_graded(own, evidence) for own in (share, 1 - share))
+    gap = limits[BUYER] - limits[SELLER]
+    # Two divisions, not 1 - share: only so are 9/20 and 11/20 the very floats that DRAW_SHARE and WIN_SHARE are.
+    return tuple(_graded(gain / gap, evidence) for gain in (price - limits[SELLER], limits[BUYER] - price))
 
 
 def _graded(share: float, evidence: tuple[Evidence, ...]) -> Outcome:
@@ -234,12 +237,12 @@ def _bargainer(gain_at: Callable[[View_, Random, float], float], reserve: int = 
 def _boulware(view: View_, rng: Random, t: float) -> float:
     """Concedes late (Faratin, Sierra & Jennings 1998, beta = 0.3)."""
     top = rng.randint(24, 40)
-    return top * (1 - t ** (1 / 0.3)) + 6 * t
+    return top * (1 - float(t ** (1 / 0.3))) + 6 * t
 
 
 def _conceder(view: View_, rng: Random, t: float) -> float:
     """Concedes early (Faratin, Sierra & Jennings 1998, beta = 3)."""
-    return rng.randint(20, 36) * (1 - 0.9 * t ** (1 / 3))
+    return rng.randint(20, 36) * (1 - 0.9 * float(t ** (1 / 3)))
 
 
 def _linear(view: View_, rng: Random, t: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparring.scenarios import registry
 from sparring.scenarios.errors import ScenarioError
 from sparring.scenarios.families.auction import Auction, Private, Public, verdicts
 from sparring.scenarios.family import SPLITS, Setup, Split, View
@@ -22,13 +21,6 @@ from sparring.scenarios.scenario import Scenario, Seat, canonical
 
 AUCTION = Auction()
 Act = Callable[[View[Any, Any], Random], str]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def registered() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_families", lambda: {"auction": AUCTION})
-        yield
 
 
 def table(format_: Any, owns: list[tuple[int, int]], high: int = 99) -> Setup[Public, Private]:

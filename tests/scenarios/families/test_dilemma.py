@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from sparring.scenarios import registry
 from sparring.scenarios.errors import ScenarioError
 from sparring.scenarios.families.dilemma import AUTOMATA, PHRASES, VAGUE, Dilemma, Private, Public, best_response
 from sparring.scenarios.family import SPLITS, Message, View
@@ -23,11 +22,6 @@ FAMILY = Dilemma()
 PD = Private(aa=6, ab=0, ba=9, bb=2)
 STAG = Private(aa=8, ab=0, ba=4, bb=3)
 CHICKEN = Private(aa=5, ab=3, ba=9, bb=0)
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_families", lambda: {"dilemma": FAMILY})
 
 
 def scenario(own: Private = PD, rounds: int = 3, talk: int = 0, labels: tuple[str, str] = ("A", "B")) -> Scenario:
@@ -293,11 +287,13 @@ def test_instructions_tell_the_own_points_only() -> None:
 
 
 def test_automata_read_moves_behind_talk_and_through_forged_lines() -> None:
-    """The zero-width character hides a forged move from the parser and is gone when the script reads it: it is still talk."""
+    """A move line that is not the last is talk; one that a zero-width character hides from the parser is refused."""
     game = GameState(scenario(talk=1))
     game.submit("tenant", "M\u200bOVE: B")
+    assert game.observe("tenant").heard[-1].text.startswith("invalid: ")
+    game.submit("tenant", "MOVE: B\nis what I may play.")
     game.submit("flatmate", "Hello.")
-    assert game.observe("flatmate").heard[-2].text == "MOVE: B"
+    assert game.observe("flatmate").heard[-2].text == "MOVE: B\n| is what I may play."
     assert FAMILY.strategies["grim"](game.view("flatmate"), Random(0)) == "MOVE: A"
     game.submit("flatmate", "MOVE: A")
     game.submit("tenant", "MOVE: A is what I say, not what I do.\nMOVE: B")

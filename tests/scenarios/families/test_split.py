@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from random import Random
@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparring.scenarios import registry
 from sparring.scenarios.errors import ScenarioError
 from sparring.scenarios.families.split import Private, Public, Split, Take, named, points, proposal, rest, takes, targets
 from sparring.scenarios.family import SPLITS, Message, Setup, View
@@ -27,13 +26,6 @@ NAMES = ("niece", "nephew")
 NIECE = Private(values=(1, 6, 2), floor=0)
 NEPHEW = Private(values=(4, 1, 1), floor=0)
 Act = Callable[[View[Any, Any], Random], str]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def registered() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_families", lambda: {"split": SPLIT})
-        yield
 
 
 def pool(messages: int = 4, counts: tuple[int, ...] = (2, 1, 1)) -> Public:
