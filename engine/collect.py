@@ -17,12 +17,13 @@ from sparring.engine.engine import POLICY, Engine
 from sparring.engine.errors import ConfigError
 from sparring.engine.generator import BASE_POLICY
 from sparring.engine.train import trained_on
+from sparring.learner.learner import STATE_FILE
 from sparring.learner.stats import StepStats
 from sparring.rollout.progress import Progress
 from sparring.rollout.stats import RolloutStats
 from sparring.rollout.training_file import Header, TrainingWriter, read_header, read_trajectories
 from sparring.rollout.trajectory import Deal, Game
-from sparring.rollout.transcript import write_games
+from sparring.rollout.transcript import GameRecord
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +65,7 @@ def collect(
             for trajectory in trajectories:
                 file.add(trajectory)
         if texts is not None:
-            write_games(texts, games)
+            texts.write_bytes(b"".join(GameRecord.of(game).line for game in games))
     return Collected(
         games=len(games),
         trajectories=len(trajectories),
@@ -88,7 +89,7 @@ def learn(config: RunConfig, files: list[Path], output: Path, *, start: Path | N
         batches = [list(read_trajectories(file)) for file in files]
         learner = engine.learner()
         if start is not None:
-            if learner.is_checkpoint(start):
+            if (start / STATE_FILE).is_file():
                 learner.load(start)
             else:
                 learner.load_adapter(engine.load_adapter(start))
