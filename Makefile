@@ -29,8 +29,9 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest bench
 	$(BIN)/sparring bench throughput
 
-# On a machine with a GPU, in an environment that has the CUDA build of torch: the checks that only a GPU can make.
+# The checks that only a GPU can make, with the interpreter PYTHON as it is: its torch must be a CUDA build.
 gpu:
+	@$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "no GPU that torch can use: run this where there is one, after pip install -e .[cuda,test]")'
 	$(PYTHON) -m pytest -o python_files='gpu_*.py'
 
 clean:

@@ -17,6 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_ERROR_REPORTING"] = "false"
 
 # No deadline: the machine may be busy. For fresh examples: pytest --hypothesis-profile=default.
 settings.register_profile("steady", deadline=None, derandomize=True, database=None)
