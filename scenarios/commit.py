@@ -141,8 +141,9 @@ def _tag_line(start: int, end: int, line: str, tags: tuple[str, ...]) -> Line | 
 
 def _near_miss(start: int, line: str, tags: tuple[str, ...]) -> Fault | None:
     """A last line that starts like a tag but is not one: a commit that was meant and cannot be read."""
-    bare = unicodedata.normalize("NFKC", line).strip().strip("*`_>#- ").upper()
+    bare = unicodedata.normalize("NFKC", _readable(line).strip()[:NEAR_MISS])
+    bare = "".join(c for c in bare if unicodedata.category(c) != "Mn").strip().strip("*`_>#- ").upper()
     for tag in tags:
-        if re.match(re.escape(tag) + r"\s*([:=]|$)", bare):
+        if re.match(re.escape(tag) + r"[\s*`_]*([:=]|$)", bare):
             return Fault(f"the last line looks like {tag} but is not a plain `{tag}` line", start, start + len(line))
     return None
