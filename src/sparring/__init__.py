@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = ["Deal", "Game", "GameState", "Learner", "Outcome", "Scenario", "TorchGenerator", "Trajectory"]
+__all__ = ["Deal", "Engine", "Game", "GameState", "Learner", "Outcome", "Scenario", "TorchGenerator", "Trajectory"]
 
 if TYPE_CHECKING:
+    from sparring.engine.engine import Engine
     from sparring.engine.torch_generator import TorchGenerator
     from sparring.learner.learner import Learner
     from sparring.rollout.trajectory import Deal, Game, Trajectory
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 else:
     _HOMES = {
         "Deal": "sparring.rollout.trajectory",
+        "Engine": "sparring.engine.engine",
         "Game": "sparring.rollout.trajectory",
         "GameState": "sparring.scenarios.game",
         "Learner": "sparring.learner.learner",
