@@ -20,8 +20,9 @@ from sparring.scenarios.scenario import Scenario
 def with_shuffled_values(scenarios: Sequence[Scenario], seed: int) -> list[tuple[Scenario, ...]]:
     """For each scenario one version a seat: in version i, the instructions of seat i show values of another scenario's seat i.
 
-    Values are permuted among scenarios of the same family and skin, so that each is shown as often as it occurs; no seat reads
-    its own where there is another that its instructions can hold. Everything but that one text is unchanged.
+    Values are permuted among scenarios of the same family and skin, so that each is shown as often as it occurs. A seat that
+    finds none there but its own borrows from another skin; it keeps its own only where no scenario of the family has others
+    that its instructions can hold. Everything but that one text is unchanged.
 
     Example:
         >>> versions = with_shuffled_values(scenarios, seed=0)
@@ -29,20 +30,34 @@ def with_shuffled_values(scenarios: Sequence[Scenario], seed: int) -> list[tuple
         False
     """
     versions: list[dict[int, Scenario]] = [{} for _ in scenarios]
-    pools: dict[tuple[str, str, int], list[int]] = defaultdict(list)
+    pools: dict[tuple[str, int], list[int]] = defaultdict(list)
     for number, scenario in enumerate(scenarios):
         for seat in range(len(scenario.seats)):
-            pools[scenario.family, scenario.skin, seat].append(number)
-    for (family, skin, seat), numbers in sorted(pools.items()):
-        pool = [scenarios[number] for number in numbers]
-        donors = _deal_out(pool, seat, Random(f"sparring/shuffled/{family}/{skin}/{seat}/{seed}"))
-        for number, scenario, donor in zip(numbers, pool, donors, strict=True):
-            versions[number][seat] = _showing(scenario, seat, donor.seats[seat].private)
+            pools[scenario.family, seat].append(number)
+    for (family, seat), numbers in sorted(pools.items()):
+        rng = Random(f"sparring/shuffled/{family}/{seat}/{seed}")
+        for number, private in zip(numbers, _deal_out([scenarios[n] for n in numbers], seat, rng), strict=True):
+            versions[number][seat] = _showing(scenarios[number], seat, private)
     return [tuple(version[seat] for seat in sorted(version)) for version in versions]
 
 
-def _deal_out(pool: list[Scenario], seat: int, rng: Random) -> list[Scenario]:
-    """Whose values each scenario of the pool shows: a random permutation, mended by swaps, its own where none fits."""
+def _deal_out(pool: list[Scenario], seat: int, rng: Random) -> list[dict[str, Any]]:
+    """The values that each scenario of a family shows: a permutation within its skin, else a loan, else its own."""
+    skins: dict[str, list[int]] = defaultdict(list)
+    for number, scenario in enumerate(pool):
+        skins[scenario.skin].append(number)
+    shown = [scenario.seats[seat].private for scenario in pool]
+    for _, numbers in sorted(skins.items()):
+        donors = _permute([pool[number] for number in numbers], seat, rng)
+        for number, donor in zip(numbers, donors, strict=True):
+            loans = [donor] if donor else [s for s in pool if _fits(pool[number], seat, s.seats[seat].private)]
+            if loans:
+                shown[number] = rng.choice(loans).seats[seat].private
+    return shown
+
+
+def _permute(pool: list[Scenario], seat: int, rng: Random) -> list[Scenario | None]:
+    """Whose values each scenario of a skin shows: a random cycle, mended by swaps; `None` where that finds nobody."""
     order = rng.sample(range(len(pool)), len(pool))
     donor = {taker: order[i - 1] for i, taker in enumerate(order)}
 
@@ -55,7 +70,7 @@ def _deal_out(pool: list[Scenario], seat: int, rng: Random) -> list[Scenario]:
         swaps = (other for other in order if fits(taker, donor[other]) and fits(other, donor[taker]))
         other = next(swaps, taker)
         donor[taker], donor[other] = donor[other], donor[taker]
-    return [pool[donor[i] if fits(i, donor[i]) else i] for i in range(len(pool))]
+    return [pool[donor[i]] if fits(i, donor[i]) else None for i in range(len(pool))]
 
 
 def _fits(scenario: Scenario, seat: int, private: dict[str, Any]) -> bool:
