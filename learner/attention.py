@@ -1,9 +1,9 @@
 """Attention for packed rows, plugged into Transformers' attention registry under the name `ATTENTION`.
 
-Owns the way from rows to padded paths and back around one SDPA call; linear layers never see padding. A varlen kernel takes the
-same place where one is installed. `path_mask` is the plain counterpart: one dense mask over all rows.
+Owns the way from rows to blocks of queries (`blocks.py`) and back around SDPA; linear layers never see padding. A varlen kernel
+takes the same place where one is installed. `path_mask` is the plain counterpart: one dense mask over all rows.
 
-Axes: N rows, B paths, T positions, h heads, d head size, F features of a row (h * d).
+Axes: N rows, h heads, d head size.
 """
 
 from __future__ import annotations
@@ -31,43 +31,40 @@ def packed_attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention along each path. query [1, h, N, d], key and value [1, h_kv, N, d]; returns [1, N, h, d].
-
-    Padding stands behind every position that counts, so the causal mask alone hides it.
-    """
-    q, k, v = (spread(x[0].transpose(0, 1), batch).transpose(1, 2) for x in (query, key, value))
-    out = nn.functional.scaled_dot_product_attention(
-        q, k, v, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=q.shape[1] != k.shape[1]
-    )
-    cells = out.transpose(1, 2).reshape(-1, *query.shape[1::2])
-    return cells[batch.home][None], None
+    """Causal attention along each path. query [1, h, N, d], key and value [1, h_kv, N, d]; returns [1, N, h, d]."""
+    rows = [x[0].transpose(0, 1) for x in (query, key, value)]
+    grouped = query.shape[1] != key.shape[1]
+    answers = []
+    for block in batch.blocks:
+        q, k, v = (gather(x, at).transpose(1, 2) for x, at in zip(rows, (block.queries, block.keys, block.keys), strict=True))
+        mask = block.mask.to(q.dtype)
+        out = nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=scaling, dropout_p=dropout, enable_gqa=grouped)
+        answers.append(out.transpose(1, 2).flatten(0, 1))
+    cells = torch.cat(answers) if len(answers) > 1 else answers[0]
+    return gather(cells, batch.home)[None], None
 
 
 AttentionInterface.register(ATTENTION, packed_attention)
 
 
-def spread(rows: Tensor, batch: Batch) -> Tensor:
-    """[N, ...] to [B, T, ...]: every path's rows in order."""
-    return cast(Tensor, _Spread.apply(rows, batch.paths, batch.home, batch.shared))  # type: ignore[no-untyped-call]
+def gather(rows: Tensor, at: Tensor) -> Tensor:
+    """rows[at], with a backward pass that adds whole rows: PyTorch's own sorts the indices first."""
+    return cast(Tensor, _Gather.apply(rows, at))  # type: ignore[no-untyped-call]
 
 
-class _Spread(torch.autograd.Function):
-    """Rows to cells. Backward reads each row's cell back; only where paths share rows must cells be added up."""
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, at: Tensor) -> Tensor:
+        ctx.save_for_backward(at)
+        ctx.num_rows = len(rows)
+        return rows[at]
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, paths: Tensor, home: Tensor, shared: bool) -> Tensor:
-        ctx.save_for_backward(paths, home)
-        ctx.num_rows, ctx.shared = len(rows), shared
-        return rows[paths]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        paths, home = ctx.saved_tensors
-        cells = grads[0].flatten(0, 1)
-        if not ctx.shared:
-            return cells[home], None, None, None
-        total = cells.new_zeros(ctx.num_rows, *cells.shape[1:])
-        return total.index_add_(0, paths.flatten(), cells), None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (at,) = ctx.saved_tensors
+        grad = grads[0].reshape(at.numel(), -1)
+        total = grad.new_zeros(ctx.num_rows, grad.shape[1]).index_add_(0, at.flatten(), grad)
+        return total.view(ctx.num_rows, *grads[0].shape[at.ndim :]), None
 
 
 def path_mask(batch: Batch) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from sparring.learner.blocks import Blocks, plan
 from sparring.learner.errors import LearnerError
 from sparring.rollout.trajectory import Trajectory
 
@@ -37,8 +38,10 @@ class Batch:
     """[B, T] int64: the row at each position of each sequence; padded with row 0, which no earlier position can see."""
     lengths: Tensor
     """[B] int64: positions of each path that count."""
+    blocks: tuple[Blocks, ...]
+    """What attention computes."""
     home: Tensor
-    """[N] int64: for each row one cell b * T + t of `paths` that holds it."""
+    """[N] int64: where each row's answer stands in what the blocks give."""
     rows: Tensor
     """[M] int64: the row whose hidden state predicts each trained token."""
     targets: Tensor
@@ -64,16 +67,11 @@ class Batch:
     def num_rows(self) -> int:
         return len(self.token_ids)
 
-    @property
-    def shared(self) -> bool:
-        """Whether any row lies on more than one path."""
-        return int(self.lengths.sum()) > self.num_rows
-
     def to(self, device: torch.device) -> Self:
         """The batch on a device; itself if it is there."""
         held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)}
-        return replace(self, **(held | moved))
+        return replace(self, **(held | moved | {"blocks": tuple(block.to(device) for block in self.blocks)}))
 
 
 def pack(
@@ -169,21 +167,20 @@ def _batch(
     width = max(map(len, paths))
     token_ids: list[int] = []
     position_ids: list[int] = []
-    home: list[int] = []
     rows: list[int] = []
     targets: list[int] = []
     logps: list[float] = []
     counts: list[int] = []
-    for b, (i, path, common) in enumerate(zip(members, paths, shares, strict=True)):
+    for i, path, common in zip(members, paths, shares, strict=True):
         t = trajectories[i]
         token_ids += t.token_ids[common : len(path)]
         position_ids += range(common, len(path))
-        home += range(b * width + common, b * width + len(path))
         trained = [at for at in range(1, len(path) + 1) if t.loss_mask[at]]
         rows += [path[at - 1] for at in trained]
         targets += [t.token_ids[at] for at in trained]
         logps += [t.logprobs[at] for at in trained]
         counts.append(len(trained))
+    blocks, home = plan(paths, shares)
     assert len(token_ids) == len(position_ids) == len(home)
     per_token = torch.tensor(counts)
 
@@ -195,7 +192,8 @@ def _batch(
         position_ids=torch.tensor(position_ids),
         paths=torch.tensor([path + [0] * (width - len(path)) for path in paths]),
         lengths=torch.tensor([len(path) for path in paths]),
-        home=torch.tensor(home),
+        blocks=blocks,
+        home=home,
         rows=torch.tensor(rows),
         targets=torch.tensor(targets),
         sequence=torch.arange(len(members)).repeat_interleave(per_token),
