@@ -108,7 +108,7 @@ def within_noise(difference: Difference) -> bool:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted in place (Holm 1979): rejecting those below alpha errs at all with probability at most alpha."""
+    """Adjusted p-values in the given order (Holm 1979): rejecting those below alpha errs with probability at most alpha."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
