@@ -26,8 +26,8 @@ from sparring.engine.kv_cache import KVCache
 W = TypeVar("W")
 Ints = NDArray[np.int64]
 
-_WORTH_A_VIEW = 3
-"""Attend over a view of up to this many times the busy slots: copying a slot costs about twice as much as attending to it."""
+_WORTH_A_VIEW = 2
+"""Attend over a view of up to this many times the busy slots: copying a slot costs about as much as attending to it."""
 _QUERY_SLACK = 8
 """Rows share a prefill bucket if the longest has at most this many queries more than half again of the shortest."""
 
@@ -43,15 +43,15 @@ class Segment(NamedTuple, Generic[W]):
 class DecodeRows(NamedTuple):
     """Rows with one new token each."""
 
-    span: int
-    """Slots 0 to span are attended over."""
+    num_rows: int
+    """Slots attended over: idle ones included where they are a range."""
     num_tokens: int
+    slots: Tensor | slice
+    """A range to view, or, where few of many are busy, slots to copy together."""
     scatter: Tensor | None
-    """Slot of each row within the span; `None` if they are the span, in order."""
-    gather: Tensor | None
-    """Slots to copy together, instead of a span, where few of many are busy."""
+    """Which of the slots attended over is each row's; `None` if they are the same, in order."""
     mask: Tensor
-    """[span * K, 1, T]: 0 or -inf."""
+    """[num_rows * K, 1, T]: 0 or -inf."""
 
 
 class PrefillRows(NamedTuple):
@@ -142,20 +142,18 @@ def _segments(versions_R: Ints, starts_R: Ints, ends_R: Ints, weights: Mapping[i
 
 def _decode_rows(cache: KVCache, slots_R: Ints, contexts_R: Ints) -> DecodeRows:
     num_tokens = int(contexts_R.max())
-    span = int(slots_R.max()) + 1
-    gather = scatter = None
-    if span > _WORTH_A_VIEW * len(slots_R):
-        span = len(slots_R)
-        gather = torch.from_numpy(slots_R).to(cache.device)
-        visible = contexts_R
-    else:
-        visible = np.ones(span, np.int64)
-        visible[slots_R] = contexts_R
-        if not np.array_equal(slots_R, np.arange(span)):
-            scatter = torch.from_numpy(slots_R).to(cache.device)
-    bias = _bias(visible[:, None] - 1, num_tokens, cache)
-    mask = bias.repeat_interleave(cache.shape[3], dim=0)
-    return DecodeRows(span, num_tokens, scatter, gather, mask)
+    first, stop = int(slots_R.min()), int(slots_R.max()) + 1
+    slots: Tensor | slice = slice(first, stop)
+    scatter = None
+    visible = contexts_R
+    if stop - first > _WORTH_A_VIEW * len(slots_R):
+        slots = torch.from_numpy(slots_R).to(cache.device)
+    elif not np.array_equal(slots_R, np.arange(first, stop)):
+        visible = np.ones(stop - first, np.int64)
+        visible[slots_R - first] = contexts_R
+        scatter = torch.from_numpy(slots_R - first).to(cache.device)
+    mask = _bias(visible[:, None] - 1, num_tokens, cache).repeat_interleave(cache.shape[3], dim=0)
+    return DecodeRows(len(visible), num_tokens, slots, scatter, mask)
 
 
 def _buckets(counts_R: Ints, num_decode: int) -> list[tuple[int, int]]:

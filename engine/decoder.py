@@ -82,8 +82,8 @@ class Decoder:
         self.scale: float = body.layers[0].self_attn.scaling
         self.eps: float = config.rms_norm_eps
         self.activation: Callable[[Tensor], Tensor] = body.layers[0].mlp.act_fn
-        self.embedding_VH = body.embed_tokens.weight.detach()
-        self.norm_H = body.norm.weight.detach()
+        self.embedding_VH: Tensor = body.embed_tokens.weight.detach()
+        self.norm_H: Tensor = body.norm.weight.detach()
         self.norms = tuple(_norms(layer) for layer in body.layers)
         self.dtype = self.embedding_VH.dtype
         self.device = self.embedding_VH.device
@@ -125,8 +125,8 @@ class Decoder:
     def forward(self, layout: Layout[Weights], cache: KVCache) -> Tensor:
         """Computes the tokens, writing their keys and values into the cache. Logits [M, V] float32 of its `last`."""
         segments = layout.segments
-        x_NH = self.embedding_VH[layout.ids]
-        cos_N1D, sin_N1D = self.cos_TD[layout.positions][:, None], self.half_sin_TD[layout.positions][:, None]
+        x_NH = self.embedding_VH.index_select(0, layout.ids)
+        cos_N1D, sin_N1D = (table.index_select(0, layout.positions)[:, None] for table in (self.cos_TD, self.half_sin_TD))
         for index, norms in enumerate(self.norms):
             h_NH = rms_norm(x_NH, self.norm_H.shape, norms.before_attention, self.eps)
             qkv = _apply(h_NH, [(s.start, s.stop, s.weights.layers[index].qkv) for s in segments])
@@ -137,8 +137,8 @@ class Decoder:
             x_NH = x_NH + _apply(self.activation(gate) * up, [(s.start, s.stop, s.weights.layers[index].down) for s in segments])
         if not layout.last_segments:
             return x_NH.new_empty(0, self.vocab_size, dtype=torch.float32)
-        x_MH = rms_norm(x_NH[layout.last], self.norm_H.shape, self.norm_H, self.eps)
-        return _apply(x_MH, [(s.start, s.stop, s.weights.head) for s in layout.last_segments]).float()
+        x_MH = rms_norm(x_NH.index_select(0, layout.last), self.norm_H.shape, self.norm_H, self.eps)
+        return _apply(x_MH, [(s.start, s.stop, s.weights.head) for s in layout.last_segments]).to(torch.float32)
 
     def _attend(
         self, qkv: Tensor, norms: _Norms, cos_N1D: Tensor, sin_N1D: Tensor, layout: Layout[Weights], kv: tuple[Tensor, Tensor]
@@ -149,10 +149,9 @@ class Decoder:
         query_NAD = qk[:, : self.num_heads]
         for cached, new in zip(kv, (qk[:, self.num_heads :], qkv[:, num_qk:]), strict=True):
             cached.view(-1, self.head_dim).index_copy_(0, layout.cache_rows, new.reshape(-1, self.head_dim))
-        num_decode = layout.num_decode
         pieces = []
         if layout.decode is not None:
-            pieces.append(self._attend_decode(query_NAD[:num_decode], kv, layout.decode))
+            pieces.append(self._attend_decode(query_NAD[: layout.num_decode], kv, layout.decode))
         for rows in layout.prefill:
             pieces.append(self._attend_prefill(query_NAD[rows.start : rows.stop], kv, rows))
         return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
@@ -165,27 +164,26 @@ class Decoder:
         return torch.cat((query, key), dim=1)
 
     def _attend_decode(self, query_RAD: Tensor, kv: tuple[Tensor, Tensor], rows: DecodeRows) -> Tensor:
-        """One query per row. A view of the first slots, idle ones included, beats copying the busy ones together."""
-        keys, values = (cached[: rows.span] if rows.gather is None else cached[rows.gather] for cached in kv)
-        keys, values = (cached.flatten(0, 1)[:, : rows.num_tokens] for cached in (keys, values))
+        """One query per row."""
+        keys, values = (_rows(cached, rows.slots, rows.num_tokens).flatten(0, 1) for cached in kv)
         query = query_RAD.reshape(-1, self.num_kv_heads, self.num_heads // self.num_kv_heads, self.head_dim)
         if rows.scatter is not None:
-            query = query.new_zeros(rows.span, *query.shape[1:]).index_copy_(0, rows.scatter, query)
+            query = query.new_zeros(rows.num_rows, *query.shape[1:]).index_copy_(0, rows.scatter, query)
         score = torch.baddbmm(rows.mask, query.flatten(0, 1), keys.transpose(1, 2), alpha=self.scale)
         mixed = torch.bmm(torch.softmax(score, dim=-1), values).view(-1, self.num_heads * self.head_dim)
-        return mixed if rows.scatter is None else mixed[rows.scatter]
+        return mixed if rows.scatter is None else mixed.index_select(0, rows.scatter)
 
     def _attend_prefill(self, query_NAD: Tensor, kv: tuple[Tensor, Tensor], rows: PrefillRows) -> Tensor:
         """Several queries per row, padded to the bucket's longest by repeating a row's last query."""
         num_rows, num_queries = rows.num_rows, rows.num_queries
-        keys, values = (cached[rows.slots, :, : rows.num_tokens] for cached in kv)
-        query = query_NAD if rows.pad is None else query_NAD[rows.pad]
+        keys, values = (_rows(cached, rows.slots, rows.num_tokens) for cached in kv)
+        query = query_NAD if rows.pad is None else query_NAD.index_select(0, rows.pad)
         query = query.view(num_rows, num_queries, self.num_kv_heads, -1, self.head_dim).permute(0, 2, 3, 1, 4)
         query = query.reshape(num_rows, self.num_kv_heads, -1, self.head_dim)
         mixed = scaled_dot_product_attention(query, keys, values, attn_mask=rows.mask, scale=self.scale)
         mixed = mixed.view(num_rows, self.num_kv_heads, -1, num_queries, self.head_dim).permute(0, 3, 1, 2, 4)
         mixed = mixed.reshape(num_rows * num_queries, -1)
-        return mixed if rows.unpad is None else mixed[rows.unpad]
+        return mixed if rows.unpad is None else mixed.index_select(0, rows.unpad)
 
 
 def _apply(x: Tensor, runs: Sequence[tuple[int, int, Linear]]) -> Tensor:
@@ -193,6 +191,12 @@ def _apply(x: Tensor, runs: Sequence[tuple[int, int, Linear]]) -> Tensor:
     if len(runs) == 1:
         return linear(x, *runs[0][2])
     return torch.cat([linear(x[start:stop], *matrix) for start, stop, matrix in runs])
+
+
+def _rows(cached_SKCD: Tensor, slots: Tensor | slice, num_tokens: int) -> Tensor:
+    """The first tokens of some slots: a view of a range of them, a copy of others."""
+    cached_SKTD = cached_SKCD[:, :, :num_tokens]
+    return cached_SKTD[slots] if isinstance(slots, slice) else cached_SKTD.index_select(0, slots)
 
 
 def _rotate(x: Tensor, cos: Tensor, half_sin: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
-"""The errors of `engine`. Each is a `ValueError`: the user can mend what it names.
+"""The errors of `engine`. Each `SparringError` is a `ValueError`: the user can mend what it names.
 
 SparringError (scenarios/errors.py)
 ├── ConfigError        a setting that does not exist, has the wrong type, or contradicts another
 ├── RunError           a run folder that cannot be opened, written or read
 ├── TrackerError       a metrics tracker that cannot start
-├── GeneratorError     a request, adapter or model that the generator cannot serve, or an engine that stopped
+├── GeneratorError     a request, adapter or model that the generator cannot serve
 └── EvaluationError    an evaluation or comparison that cannot be made
+RuntimeError
+└── GeneratorStopped   the generator failed or was closed under its requests
 """
 
 from __future__ import annotations
@@ -30,4 +32,8 @@ class EvaluationError(SparringError):
 
 
 class GeneratorError(SparringError):
-    """A request, adapter or model that the generator cannot serve, or an engine that stopped."""
+    """A request, adapter or model that the generator cannot serve."""
+
+
+class GeneratorStopped(RuntimeError):
+    """The generator failed or was closed under its requests: nobody's game is to blame, so it ends the run and voids none."""

@@ -73,5 +73,5 @@ class Generator(Sampler, Protocol):
     def stats(self) -> GeneratorStats: ...
 
     def close(self) -> None:
-        """Fails what is in flight and gives all memory back; the generator is of no use afterwards."""
+        """Fails what is in flight with `GeneratorStopped` and gives all memory back; the generator is of no use afterwards."""
         ...

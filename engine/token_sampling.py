@@ -33,6 +33,33 @@ def uniforms(seed_R: NDArray[np.uint64], draw_R: NDArray[np.uint64]) -> NDArray[
     return (bits_R >> np.uint64(12)).astype(np.float64) * 2.0**-52
 
 
+class Draws:
+    """What the requests in a generator's slots draw with; `num_drawn` is all that changes from token to token."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._seed: NDArray[np.uint64] = np.zeros(num_slots, np.uint64)
+        self._num_drawn: NDArray[np.uint64] = np.zeros(num_slots, np.uint64)
+        self._temperature = np.ones(num_slots)
+        self._top_p = np.ones(num_slots)
+
+    def start(self, slot: int, *, seed: int, temperature: float, top_p: float) -> None:
+        """A new request in this slot. The seed may be any integer; its low 64 bits count."""
+        self._seed[slot] = seed & 0xFFFF_FFFF_FFFF_FFFF
+        self._num_drawn[slot] = 0
+        self._temperature[slot] = temperature
+        self._top_p[slot] = top_p
+
+    def draw(self, logits_RV: Tensor, slots: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[float]]:
+        """The next token of each of these slots, and its log-prob."""
+        if not len(slots):
+            return slots, []
+        uniform_R = uniforms(self._seed[slots], self._num_drawn[slots])
+        self._num_drawn[slots] += np.uint64(1)
+        columns = torch.from_numpy(np.stack((self._temperature[slots], self._top_p[slots], uniform_R))).to(logits_RV.device)
+        ids, logprobs = draw(logits_RV, *columns)
+        return ids.cpu().numpy(), logprobs.tolist()
+
+
 def draw(logits_RV: Tensor, temperature_R: Tensor, top_p_R: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
     """One token per row, and its log-prob at the row's temperature before top-p (of the unscaled model where temperature is 0).
 

@@ -15,27 +15,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import count
 from time import perf_counter
-from types import MappingProxyType
 
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from sparring.engine.batch_layout import Ints, lay_out
-from sparring.engine.decoder import Decoder, Weights
-from sparring.engine.errors import GeneratorError
+from sparring.engine.decoder import Decoder
+from sparring.engine.errors import GeneratorError, GeneratorStopped
 from sparring.engine.generator import GeneratorStats
 from sparring.engine.kv_cache import KVCache
-from sparring.engine.token_sampling import draw, uniforms
+from sparring.engine.policies import Policies, Policy
+from sparring.engine.token_sampling import Draws
 from sparring.learner.adapter import Adapter
 from sparring.learner.lora import fingerprint_model
 from sparring.rollout.sampler import FinishReason, Sample, SampleRequest
 
-_UINT64 = (1 << 64) - 1
 _TURNS_FOR_PLAYERS = 3
 """Rounds of the event loop between steps: a player's next request passes through a few coroutines before it gets here."""
 
@@ -48,16 +45,7 @@ class TorchGeneratorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     max_context: int = 512
     """Longest prompt plus completion, in tokens; the cache takes num_slots times this."""
     max_batch_tokens: int = 4096
-    """Most tokens of one forward pass; longer prompts take several."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """Weights under a fingerprint. Requests hold on to theirs, whatever is published meanwhile."""
-
-    number: int
-    fingerprint: str
-    weights: Weights
+    """Most tokens of one forward pass, at least num_slots; longer prompts take several."""
 
 
 @dataclass(eq=False, slots=True)
@@ -65,7 +53,7 @@ class _Job:
     """A request on its way. `slot` is set while it runs."""
 
     request: SampleRequest
-    version: _Version
+    policy: Policy
     future: asyncio.Future[Sample]
     prompt: Ints
     slot: int | None = None
@@ -95,22 +83,17 @@ class TorchGenerator:
             dtype=self._decoder.dtype,
             device=self._decoder.device,
         )
-        self._numbers = count()
-        self._base = _Version(next(self._numbers), fingerprint_model(model), self._decoder.base)
-        self._published: dict[str, _Version] = {}
+        self._policies = Policies(self._decoder, fingerprint_model(model))
+        self._draws = Draws(self.config.num_slots)
         self._waiting: dict[_Job, None] = {}
         self._running: dict[int, _Job] = {}
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._stats = GeneratorStats()
-        self._seed: NDArray[np.uint64] = np.zeros(self.config.num_slots, np.uint64)
-        self._temperature = np.ones(self.config.num_slots)
-        self._top_p = np.ones(self.config.num_slots)
-        self._num_drawn: NDArray[np.uint64] = np.zeros(self.config.num_slots, np.uint64)
 
     @property
     def adapters(self) -> Mapping[str, str]:
-        return MappingProxyType({name: version.fingerprint for name, version in self._published.items()})
+        return self._policies.fingerprints
 
     @property
     def stats(self) -> GeneratorStats:
@@ -126,11 +109,11 @@ class TorchGenerator:
         return len(self._waiting) + len(self._running)
 
     async def sample(self, request: SampleRequest) -> Sample:
-        """Raises `GeneratorError` for a request that cannot be served, and if the engine fails."""
+        """Raises `GeneratorError` for a request that cannot be served, `GeneratorStopped` if the engine fails."""
         self._check(request)
-        version = self._published[request.adapter] if request.adapter is not None else self._base
+        policy = self._policies.find(request.adapter)
         future: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
-        job = _Job(request, version, future, np.array(request.prompt_ids, np.int64))
+        job = _Job(request, policy, future, np.array(request.prompt_ids, np.int64))
         self._start_engine()
         self._waiting[job] = None
         try:
@@ -143,24 +126,10 @@ class TorchGenerator:
 
     def publish(self, name: str, adapter: Adapter) -> None:
         """Merges a copy of the changed weights; the base ones stay as they are. A failure leaves the former version in place."""
-        if adapter.base_model and adapter.base_model != self._base.fingerprint:
-            raise GeneratorError(
-                f"adapter {adapter.name!r} was trained on base model {adapter.base_model}, this generator serves "
-                f"{self._base.fingerprint}: make the generator of the model it was trained on"
-            )
-        fingerprint = adapter.fingerprint
-        version = next((version for version in self._published.values() if version.fingerprint == fingerprint), None)
-        if version is None:
-            with torch.inference_mode():
-                version = _Version(next(self._numbers), fingerprint, self._decoder.merge(adapter.merged_deltas()))
-        former = self._published.get(name)
-        self._published[name] = version
-        self._retire(former)
+        self._retire(self._policies.publish(name, adapter))
 
     def unpublish(self, name: str) -> None:
-        if name not in self._published:
-            raise GeneratorError(_unknown_adapter(name, self._published))
-        self._retire(self._published.pop(name))
+        self._retire(self._policies.unpublish(name))
 
     def release(self) -> None:
         if self.num_in_flight:
@@ -178,8 +147,8 @@ class TorchGenerator:
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        self._fail_all(GeneratorError("the generator was closed with this request in flight"))
-        self._published.clear()
+        self._fail_all(GeneratorStopped("the generator was closed with this request in flight"))
+        self._policies.clear()
         self._cache.release()
 
     def _check(self, request: SampleRequest) -> None:
@@ -187,8 +156,6 @@ class TorchGenerator:
             raise GeneratorError(
                 "the generator is closed: make a new one" if self._closed else "the cache is released: call resume() first"
             )
-        if request.adapter is not None and request.adapter not in self._published:
-            raise GeneratorError(_unknown_adapter(request.adapter, self._published))
         length = len(request.prompt_ids)
         if length == 0 or request.max_tokens < 1:
             raise GeneratorError(
@@ -231,9 +198,9 @@ class TorchGenerator:
             return
         self._task = None
         if task.cancelled():
-            self._fail_all(GeneratorError("the generator's task was cancelled"))
+            self._fail_all(GeneratorStopped("the generator's task was cancelled"))
         elif (error := task.exception()) is not None:
-            failure = GeneratorError(f"the generator failed: {type(error).__name__}: {error}")
+            failure = GeneratorStopped(f"the generator failed: {type(error).__name__}: {error}")
             failure.__cause__ = error
             self._fail_all(failure)
         elif self.num_in_flight:
@@ -246,12 +213,12 @@ class TorchGenerator:
         if not self._running:
             return
         slots, counts = self._next_tokens()
-        weights = {job.version.number: job.version.weights for job in self._running.values()}
+        weights = {job.policy.number: job.policy.weights for job in self._running.values()}
         with torch.inference_mode():
             layout = lay_out(self._cache, slots, counts, weights, self._decoder.num_heads // self._decoder.num_kv_heads)
             logits_MV = self._decoder.forward(layout, self._cache)
             self._cache.num_computed[slots] += counts
-            ids, logprobs = self._draw(logits_MV, layout.last_slots)
+            ids, logprobs = self._draws.draw(logits_MV, layout.last_slots)
         num_finished = self._record(layout.last_slots, ids, logprobs)
         self._stats = GeneratorStats(
             requests=self._stats.requests + num_finished,
@@ -268,16 +235,13 @@ class TorchGenerator:
         for job in list(self._waiting):
             if not self._cache.has_room:
                 break
-            slot = self._cache.claim(job.prompt, job.version.number, job.request.session)
+            slot = self._cache.claim(job.prompt, job.policy.number, job.request.session)
             if slot is None:
                 continue
             del self._waiting[job]
             job.slot = slot
             self._running[slot] = job
-            self._seed[slot] = job.request.seed & _UINT64
-            self._temperature[slot] = job.request.temperature
-            self._top_p[slot] = job.request.top_p
-            self._num_drawn[slot] = 0
+            self._draws.start(slot, seed=job.request.seed, temperature=job.request.temperature, top_p=job.request.top_p)
             num_cached += int(self._cache.num_computed[slot])
             num_prompt += len(job.prompt) - int(self._cache.num_computed[slot])
         return num_prompt, num_cached
@@ -293,16 +257,6 @@ class TorchGenerator:
             left = np.minimum(left, self.config.max_batch_tokens - before)
             slots, left = slots[left > 0], left[left > 0]
         return slots, left
-
-    def _draw(self, logits_MV: torch.Tensor, slots: Ints) -> tuple[Ints, list[float]]:
-        if not len(slots):
-            return slots, []
-        device = logits_MV.device
-        uniform = uniforms(self._seed[slots], self._num_drawn[slots])
-        self._num_drawn[slots] += np.uint64(1)
-        columns = torch.from_numpy(np.stack((self._temperature[slots], self._top_p[slots], uniform))).to(device)
-        ids, logprobs = draw(logits_MV, *columns)
-        return ids.cpu().numpy(), logprobs.tolist()
 
     def _record(self, slots: Ints, ids: Ints, logprobs: list[float]) -> int:
         """Hands out the drawn tokens; answers and frees those that are done, and counts them."""
@@ -323,9 +277,9 @@ class TorchGenerator:
         return num_finished
 
     def _finish(self, job: _Job, reason: FinishReason) -> None:
-        self._leave(job, keep=self._is_served(job.version))
+        self._leave(job, keep=self._policies.serves(job.policy))
         if not job.future.done():
-            fingerprint = job.version.fingerprint
+            fingerprint = job.policy.fingerprint
             job.future.set_result(
                 Sample(token_ids=job.token_ids, logprobs=job.logprobs, finish_reason=reason, policy=fingerprint)
             )
@@ -333,7 +287,7 @@ class TorchGenerator:
     def _abort(self, job: _Job) -> None:
         """Takes a cancelled job out at once; without effect on a finished one."""
         self._waiting.pop(job, None)
-        self._leave(job, keep=self._is_served(job.version))
+        self._leave(job, keep=self._policies.serves(job.policy))
 
     def _leave(self, job: _Job, *, keep: bool) -> None:
         if job.slot is not None:
@@ -341,7 +295,7 @@ class TorchGenerator:
             self._cache.free(job.slot, keep=keep)
             job.slot = None
 
-    def _fail_all(self, error: GeneratorError) -> None:
+    def _fail_all(self, error: GeneratorStopped) -> None:
         """The cache's contents are in doubt after a failure: nothing of these requests is kept."""
         jobs = [*self._waiting, *self._running.values()]
         self._drop_all()
@@ -355,23 +309,19 @@ class TorchGenerator:
             self._leave(job, keep=False)
         self._task = None
 
-    def _is_served(self, version: _Version) -> bool:
-        return version is self._base or any(version is published for published in self._published.values())
-
-    def _retire(self, version: _Version | None) -> None:
-        if version is not None and not self._is_served(version):
-            self._cache.drop_version(version.number)
-
-
-def _unknown_adapter(name: str, published: Mapping[str, _Version]) -> str:
-    known = ", ".join(sorted(published)) or "none yet"
-    return f"no adapter is published as {name!r} (published: {known}): publish it first, or use adapter=None for the base model"
+    def _retire(self, policy: Policy | None) -> None:
+        if policy is not None and not self._policies.serves(policy):
+            self._cache.drop_version(policy.number)
 
 
 def _check_config(config: TorchGeneratorConfig, model: PreTrainedModel) -> None:
     for name in ("num_slots", "max_context", "max_batch_tokens"):
         if getattr(config, name) < 1:
             raise GeneratorError(f"{name} is {getattr(config, name)}: set it to at least 1")
+    if config.max_batch_tokens < config.num_slots:
+        raise GeneratorError(
+            f"max_batch_tokens {config.max_batch_tokens} is less than num_slots: set max_batch_tokens={config.num_slots}"
+        )
     longest = model.config.max_position_embeddings
     if config.max_context > longest:
         raise GeneratorError(

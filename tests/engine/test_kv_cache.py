@@ -50,7 +50,8 @@ def run(cache: KVCache, prompt: Ints, version: int = 0, session: str | None = No
 def held(cache: KVCache, slot: int) -> list[float]:
     assert cache.storage is not None
     (row,) = cache.storage[:, :, slot, :, : int(cache.num_computed[slot])].reshape(-1, cache.num_computed[slot], 4).unique(dim=0)
-    return row[:, 0].tolist()
+    values: list[float] = row[:, 0].tolist()
+    return values
 
 
 def test_a_session_extends_its_own_slot_in_place() -> None:

@@ -1,4 +1,4 @@
-"""The embedded generator against plain Hugging Face and PEFT models, and its manners: company, cancellation, publication, failure."""
+"""The embedded generator against plain Hugging Face and PEFT models, and its manners: company, publication, cancellation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import (
     GPT2Config,
@@ -26,7 +24,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from sparring.engine.errors import GeneratorError
+from sparring.engine.errors import GeneratorError, GeneratorStopped
 from sparring.engine.generator import Generator
 from sparring.engine.torch_generator import TorchGenerator, TorchGeneratorConfig
 from sparring.learner.adapter import Adapter, LoraSpec
@@ -58,7 +56,8 @@ MAKERS: dict[str, Callable[[], PreTrainedModel]] = {
 def make_model(kind: str = "qwen2", seed: int = 0) -> PreTrainedModel:
     """Random weights, large enough that next tokens are neither certain nor uniform; biases and norms too."""
     torch.manual_seed(seed)
-    model = MAKERS[kind]().eval()
+    model = MAKERS[kind]()
+    model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -110,6 +109,14 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(coroutine, 60))
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came to that")
+
+
 def sample_all(generator: TorchGenerator, *requests: SampleRequest) -> list[Sample]:
     async def main() -> list[Sample]:
         return list(await asyncio.gather(*map(generator.sample, requests)))
@@ -157,7 +164,7 @@ def test_log_probs_are_scaled_by_temperature_and_taken_before_top_p(model: PreTr
 
 
 def test_prompts_longer_than_a_batch_take_several_passes(model: PreTrainedModel) -> None:
-    generator = make_generator(model, max_batch_tokens=7)
+    generator = make_generator(model, num_slots=4, max_batch_tokens=7)
     requests = [request(p, seed=i) for i, p in enumerate(prompts(6, 20, 60))]
     whole = sample_all(make_generator(model), *requests)
     for asked, sample, expected in zip(requests, sample_all(generator, *requests), whole, strict=True):
@@ -166,7 +173,8 @@ def test_prompts_longer_than_a_batch_take_several_passes(model: PreTrainedModel)
 
 
 def test_bfloat16_stays_near_the_model() -> None:
-    model = make_model().to(torch.bfloat16)
+    model = make_model()
+    model.bfloat16()
     asked = request(prompts(1, 30, 30)[0], max_tokens=20)
     (sample,) = sample_all(make_generator(model), asked)
     assert error(model, asked.prompt_ids, sample) < 0.1
@@ -271,7 +279,7 @@ def test_games_more_than_slots_lose_their_cache_but_not_their_results(model: Pre
 def test_base_and_three_adapters_in_one_batch_each_give_their_own_log_probs(model: PreTrainedModel) -> None:
     generator = make_generator(model, num_slots=32)
     references: dict[str | None, nn.Module] = {None: model}
-    policies = {None: fingerprint_model(model)}
+    policies: dict[str | None, str] = {None: fingerprint_model(model)}
     for seed in range(3):
         adapter, references[str(seed)] = make_adapter(model, seed)
         generator.publish(str(seed), adapter)
@@ -306,8 +314,7 @@ def test_requests_in_flight_finish_on_the_version_they_began_with(model: PreTrai
 
     async def main() -> tuple[Sample, Sample]:
         started = asyncio.create_task(generator.sample(request(prompt, seed=1, max_tokens=30, adapter="policy", session="a")))
-        while generator.stats.sampled_tokens < 5:
-            await asyncio.sleep(0)
+        await until(lambda: generator.stats.sampled_tokens >= 5)
         generator.publish("policy", new)
         after = await generator.sample(request(prompt, seed=1, max_tokens=30, adapter="policy", session="b"))
         return await started, after
@@ -390,8 +397,7 @@ def test_cancelling_frees_the_slot_at_once(model: PreTrainedModel, started: bool
     async def main() -> Sample:
         tasks = [asyncio.create_task(generator.sample(request(p, max_tokens=60))) for p in (first, second, waiting)]
         await asyncio.sleep(0)
-        while started and generator.stats.sampled_tokens < 6:
-            await asyncio.sleep(0)
+        await until(lambda: not started or generator.stats.sampled_tokens >= 6)
         tasks[0].cancel()
         tasks[2].cancel()
         await asyncio.gather(*tasks[::2], return_exceptions=True)
@@ -411,8 +417,7 @@ def test_cancelling_the_run_leaves_nothing_behind(model: PreTrainedModel) -> Non
 
     async def main() -> None:
         tasks = [asyncio.create_task(generator.sample(request(p, max_tokens=50))) for p in prompts(30)]
-        while generator.stats.steps < 5:
-            await asyncio.sleep(0)
+        await until(lambda: generator.stats.steps >= 5)
         del tasks
 
     run(main())
@@ -443,7 +448,7 @@ def test_a_failing_engine_fails_every_request_and_can_be_used_again(
     results = run(main())
     assert len(results) == 9
     for result in results:
-        assert isinstance(result, GeneratorError)
+        assert isinstance(result, GeneratorStopped)
         assert "out of luck" in str(result)
         assert isinstance(result.__cause__, RuntimeError)
     assert_idle(generator)
@@ -480,10 +485,9 @@ def test_closing_fails_what_is_in_flight(model: PreTrainedModel) -> None:
 
     async def main() -> None:
         task = asyncio.create_task(generator.sample(request(prompts(1)[0], max_tokens=50)))
-        while not generator.stats.steps:
-            await asyncio.sleep(0)
+        await until(lambda: generator.stats.steps > 0)
         generator.close()
-        with pytest.raises(GeneratorError, match="closed with this request in flight"):
+        with pytest.raises(GeneratorStopped, match="closed with this request in flight"):
             await task
 
     run(main())
@@ -498,15 +502,14 @@ def test_one_generator_serves_one_event_loop_after_another(model: PreTrainedMode
     prompt = prompts(1, 20, 20)[0]
     abandoned = asyncio.new_event_loop()
     task = abandoned.create_task(generator.sample(request(prompt, max_tokens=100)))
-    while not generator.stats.steps:
-        abandoned.run_until_complete(asyncio.sleep(0))
+    abandoned.run_until_complete(until(lambda: generator.stats.steps > 0))
 
     async def elsewhere() -> None:
         with pytest.raises(GeneratorError, match="another event loop"):
             await generator.sample(request(prompt))
 
     run(elsewhere())
-    assert not abandoned.run_until_complete(task).finish_reason == "stop"
+    assert abandoned.run_until_complete(task).finish_reason == "length"
     abandoned.close()
     assert sample_all(generator, request(prompt))[0].finish_reason == "length"
     assert_idle(generator)
@@ -541,6 +544,8 @@ def test_a_model_or_configuration_that_cannot_be_served_says_what_to_change(mode
         TorchGenerator(GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=8)))
     with pytest.raises(GeneratorError, match="set max_context=256 or less"):
         make_generator(model, max_context=300)
+    with pytest.raises(GeneratorError, match="set max_batch_tokens=16"):
+        make_generator(model, max_batch_tokens=15)
     with pytest.raises(GeneratorError, match="num_slots is 0"):
         make_generator(model, num_slots=0)
     sliding = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=64))
@@ -550,11 +555,9 @@ def test_a_model_or_configuration_that_cannot_be_served_says_what_to_change(mode
         make_generator(model).unpublish("x")
 
 
-@settings(max_examples=12, deadline=None)
-@given(seed=st.integers(0, 2**32))
-def test_any_mix_of_requests_cancellations_and_publications_leaks_nothing(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(8))
+def test_any_mix_of_requests_cancellations_and_publications_leaks_nothing(model: PreTrainedModel, seed: int) -> None:
     rng = random.Random(seed)
-    model = make_model()
     generator = make_generator(model, num_slots=rng.choice([1, 3, 8]), max_batch_tokens=rng.choice([16, 4096]))
     adapters = [make_adapter(model, index) for index in range(3)]
     references = {adapter.fingerprint: peft_model for adapter, peft_model in adapters}
@@ -563,7 +566,7 @@ def test_any_mix_of_requests_cancellations_and_publications_leaks_nothing(seed: 
     family = prompts(1, 30, 30, seed)[0]
 
     async def game(index: int) -> None:
-        prompt = family[: rng.randint(1, 30)] + [rng.randrange(VOCABULARY)]
+        prompt = [*family[: rng.randint(1, 30)], rng.randrange(VOCABULARY)]
         for turn in range(rng.randint(1, 3)):
             name = rng.choice([None, "policy"])
             sample = await generator.sample(
