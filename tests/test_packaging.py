@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from email import message_from_string
 from email.message import Message
-from importlib.util import find_spec
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -94,12 +94,15 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert header["License-Expression"] == "Apache-2.0"
     assert header["Requires-Python"] == "<3.14,>=3.11"
     (scripts,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    assert "sparring = sparring.engine.cli:main" in wheel.read(scripts).decode()
+    assert "sparring = sparring.engine.cli.main:main" in wheel.read(scripts).decode()
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
 
 
-def test_the_console_script_leads_somewhere() -> None:
-    assert find_spec("sparring.engine.cli") is not None
+def test_the_console_script_leads_to_a_function(wheel: zipfile.ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    script, _, target = wheel.read(name).decode().splitlines()[1].partition(" = ")
+    assert script == "sparring"
+    assert callable(EntryPoint(name=script, value=target, group="console_scripts").load())
 
 
 def test_every_core_dependency_is_pinned_within_its_range() -> None:
