@@ -1,18 +1,53 @@
-"""What an adapter is worth: the base model and the adapter on the same held-out games, and both under the shuffled-values control."""
+"""What an adapter is worth: base model and adapter on the same held-out games, and both under the shuffled-values control."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
 
 from sparring.engine.compare import Report, compare
-from sparring.engine.engine import Engine
+from sparring.engine.config import RunConfig
+from sparring.engine.engine import POLICY, Engine
 from sparring.engine.evaluate import arrange, evaluate, held_out
 from sparring.engine.figures import Evaluation
 from sparring.rollout.player import Seating
 from sparring.rollout.progress import Progress
 
 
-async def appraise(engine: Engine, *, adapter: str, quiet: bool = False, on_side: Callable[[str, Evaluation], None] | None = None) -> Report:
+class Appraisal(msgspec.Struct, frozen=True, kw_only=True):
+    """What an adapter was measured at, as other programs read it: `evaluation` is that of a run's `summary.json`."""
+
+    model: str
+    base_model: str
+    """Fingerprint of the base model's weights."""
+    adapter: str
+    """Fingerprint of the adapter."""
+    evaluation: Report
+
+    @property
+    def json(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+def appraise_adapter(config: RunConfig, adapter: Path, *, quiet: bool = False) -> Appraisal:
+    """The adapter in a folder against its base model, as `config.evaluation` asks.
+
+    Raises `AdapterError` for one that is broken or another model's, `ConfigError` and `EvaluationError` as `appraise` does.
+    """
+    config.check()
+    with Engine.open(config) as engine:
+        loaded = engine.load_adapter(adapter)
+        engine.publish(POLICY, loaded)
+        report = asyncio.run(appraise(engine, adapter=POLICY, quiet=quiet))
+        return Appraisal(model=config.model, base_model=engine.base_model, adapter=loaded.fingerprint, evaluation=report)
+
+
+async def appraise(
+    engine: Engine, *, adapter: str, quiet: bool = False, on_side: Callable[[str, Evaluation], None] | None = None
+) -> Report:
     """The report on the published `adapter`, as `config.evaluation` asks. `on_side` is told each evaluation as it ends.
 
     Raises `EvaluationError` where there is nothing to evaluate or nothing could be played.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -162,6 +163,22 @@ class RunFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def move_aside(path: Path) -> Path | None:
+    """Renames the run in `path`, to the first free of `path`.1, `path`.2, ...; `None` where there is none.
+
+    Raises `RunError` while another process is at it.
+    """
+    if not (path / CONFIG).is_file():
+        return None
+    with _explained(f"move the run {path} aside"):
+        lock = _take_lock(path)
+        try:
+            number = next(n for n in itertools.count(1) if not path.with_name(f"{path.name}.{n}").exists())
+            return path.rename(path.with_name(f"{path.name}.{number}"))
+        finally:
+            os.close(lock)
 
 
 def _explained(doing: str) -> AbstractContextManager[None]:

@@ -1,0 +1,114 @@
+"""`sparring evaluate`: an adapter against its base model on held-out scenarios."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sparring.engine.cli.options import ConfigOption, JsonOption, PresetOption, QuietOption, SetOption, load_settings
+from sparring.engine.cli.output import notices, print_json
+
+if TYPE_CHECKING:
+    from sparring.engine.config import RunConfig
+
+SEATS = 2
+"""Seats of a scenario, at the least: each is played once."""
+
+
+def evaluate(
+    adapter: Annotated[Path, typer.Option("--adapter", metavar="DIR", help="The adapter, in PEFT format.")],
+    games: Annotated[
+        int | None,
+        typer.Option(
+            "--games",
+            metavar="N",
+            min=1,
+            help="Games of each policy, at least: one from every seat of as many scenarios as that takes.",
+        ),
+    ] = None,
+    scenarios: Annotated[
+        int | None,
+        typer.Option("--scenarios", metavar="N", min=1, help="Held-out scenarios, over all families."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE.json", help="Write the report.")] = None,
+    split: Annotated[str | None, typer.Option("--split", metavar="seed|range|skin", help="How they are held out.")] = None,
+    partners: Annotated[
+        str | None,
+        typer.Option("--partners", metavar="A,B", help="Who sits across, such as scripts,unseen,base."),
+    ] = None,
+    control: Annotated[
+        bool | None,
+        typer.Option(
+            "--shuffled/--no-shuffled",
+            "--control/--no-control",
+            help="Also with other instances' private values: a gain that survives is blind to them.",
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Draws scenarios and games.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="The base model.")] = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure an adapter against its base model on held-out scenarios: every seat, common seeds, paired.
+
+    An adapter inside a run's folder is measured with that run's settings, unless --preset or --config name others. Games won,
+    difference and its 95% interval are also written as JSON with --output.
+    """
+    from sparring.engine.appraise import appraise_adapter
+    from sparring.engine.cli.report import show_report
+    from sparring.engine.errors import ConfigError
+
+    if games is not None and scenarios is not None:
+        raise ConfigError("--games and --scenarios both say how much to play: give one of them")
+    own: dict[str, Any] = {
+        "model": model,
+        "evaluation.scenarios": scenarios,
+        "evaluation.split": split,
+        "evaluation.partners": partners.split(",") if partners else None,
+        "evaluation.control": control,
+        "evaluation.seed": seed,
+    }
+    if preset is None and config is None and (of_run := _settings_of_run(adapter)) is not None:
+        notices().print(f"with the settings of {of_run}")
+        config = [of_run]
+    settings = load_settings(preset, config, sets, own)
+    if games is not None:
+        settings = _enough(settings, games)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    found = appraise_adapter(settings, adapter, quiet=quiet)
+    if output is not None:
+        output.write_bytes(found.json)
+    if as_json:
+        print_json(found)
+    else:
+        show_report(found.evaluation)
+
+
+def _settings_of_run(adapter: Path) -> Path | None:
+    """The settings of the run that an adapter or a checkpoint lies in."""
+    folders = adapter.absolute().parents[:2]
+    return next((path for folder in folders if (path := folder / "config.toml").is_file()), None)
+
+
+def _enough(settings: RunConfig, games: int) -> RunConfig:
+    """One game from every seat of enough scenarios, and of every family at least one."""
+    import msgspec
+
+    scenarios = max(math.ceil(games / SEATS), len(settings.families))
+    evaluation = msgspec.structs.replace(settings.evaluation, scenarios=scenarios, games=1)
+    return msgspec.structs.replace(settings, evaluation=evaluation)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command(
+        epilog="Examples: [bold]sparring evaluate --adapter runs/demo/adapter --games 20[/], "
+        "[bold]sparring evaluate --adapter runs/demo/adapter --scenarios 400 --split skin --output skin.json[/]"
+    )(evaluate)
