@@ -28,8 +28,8 @@ Ints = NDArray[np.int64]
 
 _WORTH_A_VIEW = 2
 """Attend over a view of up to this many times the busy slots: copying a slot costs about as much as attending to it."""
-_QUERY_SLACK = 8
-"""Rows share a prefill bucket if the longest has at most this many queries more than half again of the shortest."""
+_SLACK = 8
+"""Rows share a prefill bucket if the largest has at most this many tokens more than half again of the smallest."""
 
 
 class Segment(NamedTuple, Generic[W]):
@@ -96,14 +96,14 @@ class Layout(NamedTuple, Generic[W]):
 def lay_out(cache: KVCache, slots_R: Ints, counts_R: Ints, weights: Mapping[int, W], group: int) -> Layout[W]:
     """Packs the next `counts_R` tokens (at least 1) of these busy slots, whose versions are keys of `weights`."""
     is_prefill_R = counts_R > 1
-    order = np.lexsort((slots_R, cache.version[slots_R], np.where(is_prefill_R, counts_R, 0)))
-    slots_R, counts_R = slots_R[order], counts_R[order]
+    contexts_R = cache.num_computed[slots_R] + counts_R
+    size_R = np.where(is_prefill_R, np.ceil(np.log2(counts_R)), 0)
+    order = np.lexsort((slots_R, np.where(is_prefill_R, contexts_R, 0), cache.version[slots_R], size_R))
+    slots_R, counts_R, contexts_R = slots_R[order], counts_R[order], contexts_R[order]
     ends_R = counts_R.cumsum()
     starts_R = ends_R - counts_R
-    done_R = cache.num_computed[slots_R]
-    contexts_R = done_R + counts_R
     slots_N = np.repeat(slots_R, counts_R)
-    positions_N = np.arange(int(ends_R[-1])) + np.repeat(done_R - starts_R, counts_R)
+    positions_N = np.arange(int(ends_R[-1])) + np.repeat(contexts_R - ends_R, counts_R)
     num_kv_heads = cache.shape[3]
     cache_rows_NK = (slots_N[:, None] * num_kv_heads + np.arange(num_kv_heads)) * cache.capacity + positions_N[:, None]
     num_decode = int(len(slots_R) - is_prefill_R.sum())
@@ -122,7 +122,7 @@ def lay_out(cache: KVCache, slots_R: Ints, counts_R: Ints, weights: Mapping[int,
         decode=_decode_rows(cache, slots_R[:num_decode], contexts_R[:num_decode]) if num_decode else None,
         prefill=[
             _prefill_rows(cache, slots_R[a:b], counts_R[a:b], contexts_R[a:b], int(starts_R[a]), group)
-            for a, b in _buckets(counts_R, num_decode)
+            for a, b in _buckets(counts_R, contexts_R, num_decode)
         ],
         last=put((ends_R - 1)[is_last_R]),
         last_segments=_segments(versions_R[is_last_R], np.arange(is_last_R.sum()), np.arange(is_last_R.sum()) + 1, weights),
@@ -156,12 +156,13 @@ def _decode_rows(cache: KVCache, slots_R: Ints, contexts_R: Ints) -> DecodeRows:
     return DecodeRows(len(visible), num_tokens, slots, scatter, mask)
 
 
-def _buckets(counts_R: Ints, num_decode: int) -> list[tuple[int, int]]:
-    """Ranges of rows, which come sorted by count, that are padded together."""
+def _buckets(counts_R: Ints, contexts_R: Ints, num_decode: int) -> list[tuple[int, int]]:
+    """Ranges of prefill rows that are padded together: alike in new tokens and in context."""
     bounds = []
     start = num_decode
     for row in range(num_decode, len(counts_R)):
-        if counts_R[row] > 1.5 * counts_R[start] + _QUERY_SLACK:
+        count_R, context_R = counts_R[start : row + 1], contexts_R[start : row + 1]
+        if any(int(x_R.max()) > 1.5 * int(x_R.min()) + _SLACK for x_R in (count_R, context_R)):
             bounds.append((start, row))
             start = row
     return [*bounds, (start, len(counts_R))] if start < len(counts_R) else bounds
