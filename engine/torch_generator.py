@@ -164,7 +164,7 @@ class TorchGenerator:
         if length + request.max_tokens > self.config.max_context:
             raise GeneratorError(
                 f"a prompt of {length} tokens and max_tokens {request.max_tokens} exceed max_context {self.config.max_context}: "
-                f"set max_context={length + request.max_tokens} or more, or shorten the game"
+                f"set max_context (sampling.context of a run) to {length + request.max_tokens} or more, or shorten the game"
             )
         if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self._decoder.vocab_size:
             raise GeneratorError(

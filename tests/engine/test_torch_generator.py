@@ -518,8 +518,8 @@ def test_one_generator_serves_one_event_loop_after_another(model: PreTrainedMode
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"prompt_ids": list(range(90)) * 2}, "exceed max_context 160: set max_context=192"),
-        ({"max_tokens": 158}, "exceed max_context 160: set max_context=161"),
+        ({"prompt_ids": list(range(90)) * 2}, "exceed max_context 160: set max_context \\(sampling.context of a run\\) to 192"),
+        ({"max_tokens": 158}, "to 161 or more"),
         ({"prompt_ids": []}, "at least 1"),
         ({"max_tokens": 0}, "at least 1"),
         ({"prompt_ids": [1, VOCABULARY]}, "vocabulary of 96"),
