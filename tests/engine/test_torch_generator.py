@@ -106,7 +106,7 @@ def request(prompt: list[int], seed: int = 0, max_tokens: int = 12, **options: A
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(coroutine, 60))
+    return asyncio.run(asyncio.wait_for(coroutine, 240))
 
 
 async def until(condition: Callable[[], bool]) -> None:
