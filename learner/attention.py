@@ -3,11 +3,12 @@
 Owns the way from rows to blocks of queries (`blocks.py`) and back around SDPA; linear layers never see padding. A varlen kernel
 takes the same place where one is installed. `path_mask` is the plain counterpart: one dense mask over all rows.
 
-Axes: N rows, h heads, d head size.
+Axes: N rows, R rows that ask, h heads, d head size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from sparring.learner.batch import Batch
+from sparring.learner.blocks import Blocks
 
 ATTENTION = "sparring_packed"
 
@@ -32,19 +34,32 @@ def packed_attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention along each path. query [1, h, N, d], key and value [1, h_kv, N, d]; returns [1, N, h, d]."""
-    rows = [x[0].transpose(0, 1) for x in (query, key, value)]
-    grouped = query.shape[1] != key.shape[1]
-    answers = []
-    for block in batch.blocks:
-        q, k, v = (gather(x, at).transpose(1, 2) for x, at in zip(rows, (block.queries, block.keys, block.keys), strict=True))
-        mask = block.mask.to(q.dtype)
-        out = nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=scaling, dropout_p=dropout, enable_gqa=grouped)
-        answers.append(out.transpose(1, 2).flatten(0, 1))
-    cells = torch.cat(answers) if len(answers) > 1 else answers[0]
-    return gather(cells, batch.home)[None], None
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attend(q, k, v, batch.blocks, batch.home, scaling=scaling, dropout=dropout)[None], None
 
 
 AttentionInterface.register(ATTENTION, packed_attention)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: Sequence[Blocks],
+    home: Tensor,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Answers [R, h, d] to queries [R, h, d] from keys and values [N, h_kv, d], block by block."""
+    grouped = query.shape[1] != key.shape[1]
+    answers = []
+    for block in blocks:
+        q, k, v = (gather(x, at).transpose(1, 2) for x, at in ((query, block.queries), (key, block.keys), (value, block.keys)))
+        mask = block.mask.to(q.dtype)
+        out = nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=scaling, dropout_p=dropout, enable_gqa=grouped)
+        answers.append(out.transpose(1, 2).flatten(0, 1))
+    return gather(torch.cat(answers), home)
 
 
 def gather(rows: Tensor, at: Tensor) -> Tensor:

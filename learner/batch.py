@@ -42,8 +42,14 @@ class Batch:
     """What attention computes."""
     home: Tensor
     """[N] int64: where each row's answer stands in what the blocks give."""
-    rows: Tensor
-    """[M] int64: the row whose hidden state predicts each trained token."""
+    predicting: Tensor
+    """[R] int64: the rows that predict a trained token, each once."""
+    last_blocks: tuple[Blocks, ...]
+    """What the last layer's attention computes: the predicting rows alone ask."""
+    last_home: Tensor
+    """[R] int64, like `home`."""
+    predictor: Tensor
+    """[M] int64: which of the predicting rows predicts each trained token."""
     targets: Tensor
     """[M] int64: the trained tokens."""
     sequence: Tensor
@@ -64,6 +70,11 @@ class Batch:
     reference_logp: Tensor | None = None
 
     @property
+    def rows(self) -> Tensor:
+        """[M] int64: the row whose hidden state predicts each trained token."""
+        return self.predicting[self.predictor]
+
+    @property
     def num_rows(self) -> int:
         return len(self.token_ids)
 
@@ -71,7 +82,8 @@ class Batch:
         """The batch on a device; itself if it is there."""
         held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)}
-        return replace(self, **(held | moved | {"blocks": tuple(block.to(device) for block in self.blocks)}))
+        plans = {name: tuple(block.to(device) for block in held[name]) for name in ("blocks", "last_blocks")}
+        return replace(self, **(held | moved | plans))
 
 
 def pack(
@@ -180,7 +192,11 @@ def _batch(
         targets += [t.token_ids[at] for at in trained]
         logps += [t.logprobs[at] for at in trained]
         counts.append(len(trained))
-    blocks, home = plan(paths, shares)
+    blocks, home = plan(paths, [range(common, len(path)) for path, common in zip(paths, shares, strict=True)])
+    predicting, predictor = torch.unique(torch.tensor(rows), return_inverse=True)
+    needed = set(predicting.tolist())
+    asking = [[at for at in range(common, len(path)) if path[at] in needed] for path, common in zip(paths, shares, strict=True)]
+    last_blocks, last_home = plan(paths, asking)
     assert len(token_ids) == len(position_ids) == len(home)
     per_token = torch.tensor(counts)
 
@@ -194,7 +210,10 @@ def _batch(
         lengths=torch.tensor([len(path) for path in paths]),
         blocks=blocks,
         home=home,
-        rows=torch.tensor(rows),
+        predicting=predicting,
+        last_blocks=last_blocks,
+        last_home=last_home,
+        predictor=predictor,
         targets=torch.tensor(targets),
         sequence=torch.arange(len(members)).repeat_interleave(per_token),
         generator_logp=torch.tensor(logps, dtype=torch.float32),

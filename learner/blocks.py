@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class Blocks:
     """Blocks of like size, padded together."""
 
     queries: Tensor
-    """[Q, C] int64: rows that ask; padded with row 0, and nobody reads what comes of that."""
+    """[Q, C] int64: which queries ask; padded with query 0, and nobody reads what comes of that."""
     keys: Tensor
     """[Q, L] int64: rows that they may see."""
     mask: Tensor
@@ -36,39 +37,47 @@ class Blocks:
         return Blocks(self.queries.to(device), self.keys.to(device), self.mask.to(device))
 
 
-def plan(paths: Sequence[Sequence[int]], shares: Sequence[int]) -> tuple[tuple[Blocks, ...], Tensor]:
-    """The blocks of all rows, and [N] where each row's answer stands in their concatenated [Q * C] cells.
+def plan(paths: Sequence[Sequence[int]], asking: Sequence[Sequence[int]]) -> tuple[tuple[Blocks, ...], Tensor]:
+    """Blocks for the rows at positions `asking[b]` (rising) of each path b, and where their answers stand.
 
-    `paths[b]` lists the rows of sequence b, the first `shares[b]` of which an earlier sequence owns.
+    The k-th row asked for, over all paths in order, is query k of the blocks; the second result, [R], holds its place in their
+    concatenated [Q * C] cells.
     """
-    buckets: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
-    for b, (path, common) in enumerate(zip(paths, shares, strict=True)):
-        fresh = len(path) - common
-        parts = -(-fresh // QUERIES)
+    buckets: dict[int, list[_Part]] = defaultdict(list)
+    first = 0
+    for path, positions in zip(paths, asking, strict=True):
+        parts = -(-len(positions) // QUERIES)
         for part in range(parts):
-            start, stop = common + fresh * part // parts, common + fresh * (part + 1) // parts
-            buckets[-(-stop // KEYS)].append((b, start, stop))
-    home = torch.empty(sum(map(len, paths)) - sum(shares), dtype=torch.int64)
+            start, stop = len(positions) * part // parts, len(positions) * (part + 1) // parts
+            mine = _Part(path, positions[start:stop], first + start)
+            buckets[-(-mine.num_keys // KEYS)].append(mine)
+        first += len(positions)
+    home = torch.empty(first, dtype=torch.int64)
     blocks, cells = [], 0
-    for _, ranges in sorted(buckets.items()):
-        block = _pad(paths, ranges)
-        width = block.queries.shape[1]
-        for q, (b, start, stop) in enumerate(ranges):
-            home[paths[b][start] : paths[b][stop - 1] + 1] = torch.arange(cells + q * width, cells + q * width + stop - start)
-        blocks.append(block)
-        cells += block.queries.numel()
+    for _, held in sorted(buckets.items()):
+        blocks.append(_pad(held))
+        width = blocks[-1].queries.shape[1]
+        for q, mine in enumerate(held):
+            home[mine.first : mine.first + len(mine.positions)] = cells + q * width + torch.arange(len(mine.positions))
+        cells += len(held) * width
     return tuple(blocks), home
 
 
-def _pad(paths: Sequence[Sequence[int]], ranges: list[tuple[int, int, int]]) -> Blocks:
-    width = max(stop - start for _, start, stop in ranges)
-    length = max(stop for _, _, stop in ranges)
-    queries = [[*paths[b][start:stop], *[0] * (width - stop + start)] for b, start, stop in ranges]
-    keys = [[*paths[b][:stop], *[0] * (length - stop)] for b, _, stop in ranges]
-    starts = torch.tensor([start for _, start, _ in ranges])[:, None]
-    stops = torch.tensor([stop for _, _, stop in ranges])[:, None]
-    position = starts + torch.arange(width)
-    last_seen = torch.where(position < stops, position, 0)
-    hidden = torch.arange(length) > last_seen[:, :, None]
-    mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
-    return Blocks(torch.tensor(queries), torch.tensor(keys), mask[:, None])
+class _Part(NamedTuple):
+    path: Sequence[int]
+    positions: Sequence[int]
+    first: int
+    """Number of its first query."""
+
+    @property
+    def num_keys(self) -> int:
+        return self.positions[-1] + 1
+
+
+def _pad(parts: list[_Part]) -> Blocks:
+    width, length = max(len(p.positions) for p in parts), max(p.num_keys for p in parts)
+    queries = torch.tensor([[*range(p.first, p.first + len(p.positions)), *[0] * (width - len(p.positions))] for p in parts])
+    keys = torch.tensor([[*p.path[: p.num_keys], *[0] * (length - p.num_keys)] for p in parts])
+    position = torch.tensor([[*p.positions, *[0] * (width - len(p.positions))] for p in parts])
+    hidden = torch.arange(length) > position[:, :, None]
+    return Blocks(queries, keys, torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, None])

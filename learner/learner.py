@@ -26,6 +26,7 @@ from sparring.kernels.policy_loss import PolicySums
 from sparring.learner.adapter import Adapter, LoraSpec, load_adapter
 from sparring.learner.attention import ATTENTION
 from sparring.learner.batch import Batch, pack
+from sparring.learner.decoder import hidden_states
 from sparring.learner.errors import LearnerError
 from sparring.learner.files import write_folder
 from sparring.learner.grpo import GrpoConfig, Selection, grpo_loss, select, sequence_weights
@@ -50,7 +51,8 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     schedule: Schedule = "constant"
     warmup_steps: int = 0
     total_steps: int = 0
-    """Updates until a linear or cosine schedule reaches `final_rate`; each mini-batch of each epoch is one."""
+    """Updates until a linear or cosine schedule reaches `final_rate`; each mini-batch of each epoch is one. In the settings of a
+    run, 0 stands for all of the run's."""
     final_rate: float = 0.0
     """Where the schedule ends, as a share of `learning_rate`."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -72,7 +74,7 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise LearnerError("learner wants learning_rate above 0; warmup_steps, max_grad_norm and weight_decay not below 0")
         if min(self.epochs, self.minibatches, self.token_budget) < 1:
             raise LearnerError("learner wants epochs, minibatches and token_budget of at least 1")
-        if self.schedule != "constant" and self.total_steps <= self.warmup_steps:
+        if self.schedule != "constant" and 0 < self.total_steps <= self.warmup_steps:
             raise LearnerError(f"the {self.schedule} schedule wants total_steps above warmup_steps ({self.warmup_steps})")
 
 
@@ -86,6 +88,8 @@ class Learner:
     """
 
     def __init__(self, base_model: PreTrainedModel, config: LearnerConfig, *, seed: int, name: str = "policy") -> None:
+        if config.schedule != "constant" and not config.total_steps:
+            raise LearnerError(f"the {config.schedule} schedule wants total_steps: the updates after which it ends")
         self.config = config
         self.name = name
         self.steps = 0
@@ -224,10 +228,8 @@ class Learner:
             return self._logprobs(batch, entropy_grad=False)[0]
 
     def _logprobs(self, batch: Batch, *, entropy_grad: bool) -> tuple[Tensor, Tensor]:
-        out = self._decoder(input_ids=batch.token_ids[None], position_ids=batch.position_ids[None], use_cache=False, batch=batch)
-        hidden = out.last_hidden_state[0][batch.rows]
         return linear_logprob(
-            hidden,
+            hidden_states(self._decoder, batch),
             self._head.weight,
             batch.targets,
             bias=self._head.bias,
@@ -312,7 +314,7 @@ class Learner:
         self.load_state(tensors, scalars)
 
 
-def _halves(model: PreTrainedModel) -> tuple[nn.Module, nn.Linear]:
+def _halves(model: PreTrainedModel) -> tuple[PreTrainedModel, nn.Linear]:
     """The decoder and the head, which must be all there is between hidden states and logits."""
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     for option in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
@@ -320,6 +322,6 @@ def _halves(model: PreTrainedModel) -> tuple[nn.Module, nn.Linear]:
             raise LearnerError(
                 f"{type(model).__name__} scales logits ({option}), which the learner does not: choose another model"
             )
-    if not isinstance(head, nn.Linear) or not isinstance(decoder, nn.Module):
+    if not isinstance(head, nn.Linear) or not isinstance(decoder, PreTrainedModel):
         raise LearnerError(f"{type(model).__name__} is no decoder with a linear head: give a causal language model")
     return decoder, head

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from sparring.learner.adapter import LORA_A, PREFIX, Adapter, LoraSpec
 from sparring.learner.errors import AdapterError
+from sparring.learner.fused_lora import FusedLora
 
 SAMPLED = 256
 """Values of each tensor that enter a model's fingerprint: enough to tell models apart, few enough for 7B to take no time."""
@@ -68,6 +69,8 @@ def attach(model: PreTrainedModel, spec: LoraSpec, *, seed: int) -> PeftModel:
         target_modules=list(wanted),
         task_type="CAUSAL_LM",
     )
+    if all(type(module) is nn.Linear for module in model.modules() if isinstance(module, nn.Linear)):  # not if quantised
+        config._register_custom_module({nn.Linear: FusedLora})
     with torch.random.fork_rng(devices=[]):  # PEFT draws initial values from the global generator; ours follow
         wrapped = get_peft_model(model, config)
     rng = torch.Generator().manual_seed(seed)

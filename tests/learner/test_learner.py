@@ -165,7 +165,7 @@ def test_schedules() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    for settings in ({"learning_rate": 0.0}, {"epochs": 0}, {"schedule": "linear"}):
+    for settings in ({"learning_rate": 0.0}, {"epochs": 0}, {"schedule": "linear", "warmup_steps": 3, "total_steps": 3}):
         with pytest.raises(LearnerError, match="wants"):
             LearnerConfig(**settings)  # type: ignore[arg-type]
 
