@@ -9,12 +9,13 @@ Axes: N packed rows, B sequences, T positions of the longest, M trained tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sparring.learner.blocks import Blocks, plan
 from sparring.learner.errors import LearnerError
@@ -133,7 +134,7 @@ def _read(trajectory: Trajectory) -> list[int]:
     return trajectory.token_ids[:last]
 
 
-def _fill(reads: list[list[int]], budget: int, share: bool) -> Iterator[tuple[list[int], list[list[int]], list[int]]]:
+def _fill(reads: list[list[int]], budget: int, share: bool) -> Iterator[tuple[list[int], list[Tensor], list[int]]]:
     """(members, paths, rows shared with the one before) per micro-batch.
 
     In the order of their tokens, the longest beginning that a sequence shares with any before it is that with the one just
@@ -141,7 +142,7 @@ def _fill(reads: list[list[int]], budget: int, share: bool) -> Iterator[tuple[li
     """
     order = sorted(range(len(reads)), key=lambda i: (reads[i] if share else -len(reads[i]), i))
     members: list[int] = []
-    paths: list[list[int]] = []
+    paths: list[Tensor] = []
     shares: list[int] = []
     used = 0
     for i in order:
@@ -149,11 +150,12 @@ def _fill(reads: list[list[int]], budget: int, share: bool) -> Iterator[tuple[li
         if members and used + len(reads[i]) - common > budget:
             yield members, paths, shares
             members, paths, shares, used, common = [], [], [], 0, 0
-        fresh = len(reads[i]) - common
-        paths.append((paths[-1][:common] if common else []) + list(range(used, used + fresh)))
+        stop = used + len(reads[i]) - common
+        fresh = torch.arange(used, stop)
+        paths.append(torch.cat((paths[-1][:common], fresh)) if common else fresh)
         members.append(i)
         shares.append(common)
-        used += fresh
+        used = stop
     if members:
         yield members, paths, shares
 
@@ -172,41 +174,36 @@ def _batch(
     weights: Sequence[float],
     heats: Sequence[float],
     members: list[int],
-    paths: list[list[int]],
+    paths: list[Tensor],
     shares: list[int],
     total: int,
 ) -> Batch:
-    width = max(map(len, paths))
     token_ids: list[int] = []
-    position_ids: list[int] = []
-    rows: list[int] = []
-    targets: list[int] = []
-    logps: list[float] = []
-    counts: list[int] = []
+    trained: list[Tensor] = []
     for i, path, common in zip(members, paths, shares, strict=True):
         t = trajectories[i]
         token_ids += t.token_ids[common : len(path)]
-        position_ids += range(common, len(path))
-        trained = [at for at in range(1, len(path) + 1) if t.loss_mask[at]]
-        rows += [path[at - 1] for at in trained]
-        targets += [t.token_ids[at] for at in trained]
-        logps += [t.logprobs[at] for at in trained]
-        counts.append(len(trained))
-    blocks, home = plan(paths, [range(common, len(path)) for path, common in zip(paths, shares, strict=True)])
-    predicting, predictor = torch.unique(torch.tensor(rows), return_inverse=True)
-    needed = set(predicting.tolist())
-    asking = [[at for at in range(common, len(path)) if path[at] in needed] for path, common in zip(paths, shares, strict=True)]
-    last_blocks, last_home = plan(paths, asking)
-    assert len(token_ids) == len(position_ids) == len(home)
-    per_token = torch.tensor(counts)
+        trained.append(torch.tensor(t.loss_mask).nonzero()[:, 0])
+    own = [torch.arange(common, len(path)) for path, common in zip(paths, shares, strict=True)]
+    blocks, home = plan(paths, own)
+    rows = torch.cat([path[at - 1] for path, at in zip(paths, trained, strict=True)])
+    predicting, predictor = torch.unique(rows, return_inverse=True)
+    predicts = torch.zeros(len(token_ids), dtype=torch.bool).index_fill_(0, predicting, True)
+    last_blocks, last_home = plan(paths, [at[predicts[path[at]]] for path, at in zip(paths, own, strict=True)])
+    assert len(token_ids) == len(home)
+    assert len(predicting) == len(last_home)
+    per_token = torch.tensor([len(at) for at in trained])
 
     def spread(values: Sequence[float]) -> Tensor:
         return torch.tensor([values[i] for i in members], dtype=torch.float32).repeat_interleave(per_token)
 
+    def pick(of: Callable[[Trajectory], Sequence[float]], dtype: torch.dtype) -> Tensor:
+        return torch.cat([torch.tensor(of(trajectories[i]), dtype=dtype)[at] for i, at in zip(members, trained, strict=True)])
+
     return Batch(
         token_ids=torch.tensor(token_ids),
-        position_ids=torch.tensor(position_ids),
-        paths=torch.tensor([path + [0] * (width - len(path)) for path in paths]),
+        position_ids=torch.cat(own),
+        paths=pad_sequence(paths, batch_first=True),
         lengths=torch.tensor([len(path) for path in paths]),
         blocks=blocks,
         home=home,
@@ -214,9 +211,9 @@ def _batch(
         last_blocks=last_blocks,
         last_home=last_home,
         predictor=predictor,
-        targets=torch.tensor(targets),
+        targets=pick(lambda t: t.token_ids, torch.int64),
         sequence=torch.arange(len(members)).repeat_interleave(per_token),
-        generator_logp=torch.tensor(logps, dtype=torch.float32),
+        generator_logp=pick(lambda t: t.logprobs, torch.float32),
         advantage=spread(advantages),
         weight=spread(weights),
         temperature=spread(heats),

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 QUERIES = 64
 """Most queries of a block. Smaller blocks skip more of the causal square, larger ones multiply faster."""
@@ -37,7 +38,7 @@ class Blocks:
         return Blocks(self.queries.to(device), self.keys.to(device), self.mask.to(device))
 
 
-def plan(paths: Sequence[Sequence[int]], asking: Sequence[Sequence[int]]) -> tuple[tuple[Blocks, ...], Tensor]:
+def plan(paths: Sequence[Tensor], asking: Sequence[Tensor]) -> tuple[tuple[Blocks, ...], Tensor]:
     """Blocks for the rows at positions `asking[b]` (rising) of each path b, and where their answers stand.
 
     The k-th row asked for, over all paths in order, is query k of the blocks; the second result, [R], holds its place in their
@@ -46,38 +47,29 @@ def plan(paths: Sequence[Sequence[int]], asking: Sequence[Sequence[int]]) -> tup
     buckets: dict[int, list[_Part]] = defaultdict(list)
     first = 0
     for path, positions in zip(paths, asking, strict=True):
-        parts = -(-len(positions) // QUERIES)
-        for part in range(parts):
-            start, stop = len(positions) * part // parts, len(positions) * (part + 1) // parts
-            mine = _Part(path, positions[start:stop], first + start)
-            buckets[-(-mine.num_keys // KEYS)].append(mine)
-        first += len(positions)
+        for mine in positions.tensor_split(-(-len(positions) // QUERIES)) if len(positions) else ():
+            stop = int(mine[-1]) + 1
+            buckets[-(-stop // KEYS)].append(_Part(path[:stop], mine, torch.arange(first, first + len(mine))))
+            first += len(mine)
     home = torch.empty(first, dtype=torch.int64)
     blocks, cells = [], 0
-    for _, held in sorted(buckets.items()):
-        blocks.append(_pad(held))
-        width = blocks[-1].queries.shape[1]
-        for q, mine in enumerate(held):
-            home[mine.first : mine.first + len(mine.positions)] = cells + q * width + torch.arange(len(mine.positions))
-        cells += len(held) * width
+    for _, parts in sorted(buckets.items()):
+        block = _pad(parts)
+        for part in parts:
+            home[part.queries] = torch.arange(cells, cells + len(part.queries))
+            cells += block.queries.shape[1]
+        blocks.append(block)
     return tuple(blocks), home
 
 
 class _Part(NamedTuple):
-    path: Sequence[int]
-    positions: Sequence[int]
-    first: int
-    """Number of its first query."""
-
-    @property
-    def num_keys(self) -> int:
-        return self.positions[-1] + 1
+    keys: Tensor
+    positions: Tensor
+    queries: Tensor
 
 
 def _pad(parts: list[_Part]) -> Blocks:
-    width, length = max(len(p.positions) for p in parts), max(p.num_keys for p in parts)
-    queries = torch.tensor([[*range(p.first, p.first + len(p.positions)), *[0] * (width - len(p.positions))] for p in parts])
-    keys = torch.tensor([[*p.path[: p.num_keys], *[0] * (length - p.num_keys)] for p in parts])
-    position = torch.tensor([[*p.positions, *[0] * (width - len(p.positions))] for p in parts])
-    hidden = torch.arange(length) > position[:, :, None]
+    """A padded query stands at position 0: it sees the first key, so no row of the mask hides everything."""
+    keys, positions, queries = (pad_sequence(list(field), batch_first=True) for field in zip(*parts, strict=True))
+    hidden = torch.arange(keys.shape[1]) > positions[:, :, None]
     return Blocks(queries, keys, torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, None])
