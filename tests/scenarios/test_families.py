@@ -95,7 +95,8 @@ def test_a_skin_can_be_asked_for_and_held_out_ones_only_in_their_split(name: str
     family = registry.get(name)
     (held_out, *_), (skin, *_) = sorted(family.held_out_skins), sorted(set(family.skins) - family.held_out_skins)
     assert family.generate(1, skin=skin).skin == skin and family.generate(1, "skin", held_out).skin == held_out
-    for split, wrong in (("train", held_out), ("seed", held_out), ("range", "no such"), ("skin", skin)):
+    refused: tuple[tuple[Split, str], ...] = (("train", held_out), ("seed", held_out), ("range", "no such"), ("skin", skin))
+    for split, wrong in refused:
         with pytest.raises(ScenarioError, match=f"{name} has no skin '{wrong}' in split '{split}': choose from "):
             family.generate(1, split, wrong)
 
@@ -167,7 +168,7 @@ def test_no_constant_text_wins_more_than_55_percent(name: str, make: Callable[[s
     for line in CONSTANT_LINES[name]:
 
         def act(view: View[Any, Any], rng: Random, line: str = line) -> str:
-            words = getattr(view.public, "kinds", None) or getattr(view.public, "labels", ())
+            words: tuple[str, ...] = getattr(view.public, "kinds", getattr(view.public, "labels", ()))
             return make(line.format(*words))(view, rng)
 
         assert win_rate(name, act, 1000) <= 0.55

@@ -14,7 +14,7 @@ from sparring.scenarios import registry
 from sparring.scenarios.errors import NotYourTurn, ScenarioError
 from sparring.scenarios.family import Message
 from sparring.scenarios.game import MAX_TEXT, GameState, Turn, replay
-from sparring.scenarios.outcome import REWARDS, Outcome, Reason, Verdict
+from sparring.scenarios.outcome import REWARDS, Evidence, Outcome, Reason, Verdict
 from sparring.scenarios.scenario import Scenario, Seat, canonical, load_scenario
 
 
@@ -104,7 +104,7 @@ def ended(game: GameState) -> dict[str, Outcome]:
     return outcome
 
 
-def evidence_text(game: GameState, evidence: Any) -> str:
+def evidence_text(game: GameState, evidence: Evidence) -> str:
     return game.turns[evidence.turn].text[evidence.start : evidence.end]
 
 

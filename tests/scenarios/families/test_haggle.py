@@ -38,7 +38,7 @@ def settled(limits: tuple[int, int], seller: int | None, buyer: int | None) -> l
     return list((game.outcome() or {}).values())
 
 
-def play(dealt: Scenario, acts: tuple[Act, Act], seed: int) -> GameState:
+def play(dealt: Scenario, acts: tuple[Act, ...], seed: int) -> GameState:
     game = GameState(dealt)
     while game.outcome() is None:
         for seat in game.to_move:
