@@ -102,7 +102,7 @@ def measure(config: RunConfig, *, steps: int = 5, quiet: bool = False) -> Throug
             parameters=sum(parameter.numel() for parameter in engine.model.parameters()),
             device=str(engine.model.device),
             threads=torch.get_num_threads(),
-            torch=torch.__version__,
+            torch=str(torch.__version__),
             python=platform.python_version(),
             cores=len(os.sched_getaffinity(0)),
             generate_tokens_per_second=rates.generate_tokens_per_second,
@@ -111,11 +111,11 @@ def measure(config: RunConfig, *, steps: int = 5, quiet: bool = False) -> Throug
             learn_tokens_per_second=rates.learn_tokens_per_second,
             games_per_hour=rates.games_per_hour,
             phases={name: _phase(clock, name) for name in ("play", "learn", "publish")},
-            scripted_games_per_second=round(scripted_games_per_second(config), 3),
+            scripted_games_per_second=round(scripted_games_per_second(config, SCRIPTED_SECONDS), 3),
         )
 
 
-def scripted_games_per_second(config: RunConfig, seconds: float = SCRIPTED_SECONDS) -> float:
+def scripted_games_per_second(config: RunConfig, seconds: float) -> float:
     """Games/s with scripts on every seat, over all families of the config, dealt beforehand and played for `seconds`."""
     deals = list(_scripted_deals(config))
     games, started = 0, time.perf_counter()

@@ -15,6 +15,7 @@ from sparring.engine.evaluate import arrange, evaluate, held_out
 from sparring.engine.figures import Evaluation
 from sparring.rollout.player import Seating
 from sparring.rollout.progress import Progress
+from sparring.rollout.trajectory import Game
 
 
 class Appraisal(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,10 +46,8 @@ def appraise_adapter(config: RunConfig, adapter: Path, *, quiet: bool = False) -
         return Appraisal(model=config.model, base_model=engine.base_model, adapter=loaded.fingerprint, evaluation=report)
 
 
-async def appraise(
-    engine: Engine, *, adapter: str, quiet: bool = False, on_side: Callable[[str, Evaluation], None] | None = None
-) -> Report:
-    """The report on the published `adapter`, as `config.evaluation` asks. `on_side` is told each evaluation as it ends.
+async def appraise(engine: Engine, *, adapter: str, quiet: bool = False, on_game: Callable[[Game], None] | None = None) -> Report:
+    """The report on the published `adapter`, as `config.evaluation` asks. `on_game` is told each game as it ends.
 
     Raises `EvaluationError` where there is nothing to evaluate or nothing could be played.
     """
@@ -62,12 +61,13 @@ async def appraise(
         )
         seating = Seating(sampler=engine.generator, chat=engine.chat, adapter=policy, sampling=config.sampling)
         with Progress(f"evaluate {name}", total=len(matches), quiet=quiet) as progress:
-            found = await evaluate(
-                matches, seating, concurrency=config.concurrency, time_limit=config.time_limit, on_game=progress.add
-            )
-        if on_side is not None:
-            on_side(name, found)
-        return found
+
+            def show(game: Game) -> None:
+                progress.add(game)
+                if on_game is not None:
+                    on_game(game)
+
+            return await evaluate(matches, seating, concurrency=config.concurrency, time_limit=config.time_limit, on_game=show)
 
     baseline = await side("baseline", None, shuffled=False)
     trained = await side("trained", adapter, shuffled=False)

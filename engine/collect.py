@@ -15,10 +15,10 @@ from sparring.engine.config import RunConfig
 from sparring.engine.deal import deal
 from sparring.engine.engine import POLICY, Engine
 from sparring.engine.errors import ConfigError
-from sparring.engine.generator import BASE_POLICY
 from sparring.engine.train import trained_on
 from sparring.learner.learner import STATE_FILE
 from sparring.learner.stats import StepStats
+from sparring.rollout.errors import TrainingFileError
 from sparring.rollout.progress import Progress
 from sparring.rollout.stats import RolloutStats
 from sparring.rollout.training_file import Header, TrainingWriter, read_header, read_trajectories
@@ -55,17 +55,24 @@ def collect(
         learner = engine.learner()
         if adapter is not None:
             learner.load_adapter(engine.load_adapter(adapter))
-        engine.publish(POLICY, learner.adapter())
-        deals, rollout = deal(config, step), RolloutStats()
-        games = asyncio.run(_play(engine, deals, rollout, quiet=quiet))
-        policy = engine.generator.adapters.get(POLICY, BASE_POLICY)
-        header = Header(base_model=engine.base_model, tokenizer=engine.chat.fingerprint, policy=policy, sampling=config.sampling)
-        trajectories = trained_on(games, deals)
-        with TrainingWriter(output, header) as file:
+        policy = learner.adapter()
+        engine.publish(POLICY, policy)
+        header = Header(
+            base_model=engine.base_model,
+            tokenizer=engine.chat.fingerprint,
+            policy=policy.fingerprint,
+            sampling=config.sampling,
+        )
+        for path in (output, texts or output):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with TrainingWriter(output, header) as file:  # opened first: what cannot be written is not worth playing for
+            deals, rollout = deal(config, step), RolloutStats()
+            games = asyncio.run(_play(engine, deals, rollout, quiet=quiet))
+            trajectories = trained_on(games, deals)
             for trajectory in trajectories:
                 file.add(trajectory)
-        if texts is not None:
-            texts.write_bytes(b"".join(GameRecord.of(game).line for game in games))
+            if texts is not None:
+                texts.write_bytes(b"".join(GameRecord.of(game).line for game in games))
     return Collected(
         games=len(games),
         trajectories=len(trajectories),
@@ -85,7 +92,11 @@ def learn(config: RunConfig, files: list[Path], output: Path, *, start: Path | N
         raise ConfigError("nothing to learn from: name at least one training file")
     with Engine.open(config) as engine:
         for file in files:
-            read_header(file).check(base_model=engine.base_model, tokenizer=engine.chat.fingerprint)
+            header = read_header(file)
+            try:
+                header.check(base_model=engine.base_model, tokenizer=engine.chat.fingerprint)
+            except TrainingFileError as error:
+                raise TrainingFileError(f"{file}: {error}") from error
         batches = [list(read_trajectories(file)) for file in files]
         learner = engine.learner()
         if start is not None:

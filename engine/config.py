@@ -137,12 +137,28 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             )
 
     def _check_schedule(self) -> None:
-        learner, updates = self.learner, self.iterations * self.learner.epochs * self.learner.minibatches
-        if learner.schedule != "constant" and learner.total_steps < updates:
+        learner, updates = self.learner, self.updates
+        if learner.schedule == "constant":
+            return
+        if 0 < learner.total_steps < updates:
             raise ConfigError(
                 f"learner.total_steps = {learner.total_steps} ends the {learner.schedule} schedule before the run's "
-                f"{updates} updates: set it to {updates} or more, or shorten the run"
+                f"{updates} updates: set it to {updates} or more, to 0 for the run's length, or shorten the run"
             )
+        if not learner.total_steps and learner.warmup_steps >= updates:
+            raise ConfigError(
+                f"learner.warmup_steps = {learner.warmup_steps} leaves nothing of the run's {updates} updates: set it lower"
+            )
+
+    @property
+    def updates(self) -> int:
+        """Updates of a run in which every step has something to learn from."""
+        return self.iterations * self.learner.epochs * self.learner.minibatches
+
+    @property
+    def run_learner(self) -> LearnerConfig:
+        """The learner's settings, with a schedule as long as the run where `total_steps` is 0."""
+        return self.learner if self.learner.total_steps else msgspec.structs.replace(self.learner, total_steps=self.updates)
 
 
 def load_run_config(*sources: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparring.engine.config import RunConfig, load_run_config
+from sparring.engine.errors import ConfigError
 from sparring.engine.generator import Generator
 from sparring.engine.models import load_model, resolve_device
 from sparring.engine.torch_generator import TorchGenerator, TorchGeneratorConfig
@@ -48,7 +49,10 @@ class Engine:
         self.tokenizer = tokenizer
         self.chat = ChatFormat(tokenizer)
         self.base_model = fingerprint_model(model)
-        context = config.sampling.context
+        context, longest = config.sampling.context, getattr(model.config, "max_position_embeddings", None)
+        if longest is not None and context > longest:
+            where = f"the {longest} positions of model {config.model!r}"
+            raise ConfigError(f"sampling.context = {context} exceeds {where}: set it to {longest} or less")
         self.generator: Generator = TorchGenerator(model, TorchGeneratorConfig(num_slots=config.concurrency, max_context=context))
 
     @classmethod
@@ -81,7 +85,7 @@ class Engine:
 
     def learner(self) -> Learner:
         """A learner with a fresh adapter from the config's seed."""
-        return Learner(self.model, self.config.learner, seed=self.config.seed, name=POLICY)
+        return Learner(self.model, self.config.run_learner, seed=self.config.seed, name=POLICY)
 
     def publish(self, name: str, adapter: Adapter) -> None:
         """Serves an adapter under a name from now on. Raises `AdapterError` or `GeneratorError` where it does not fit."""

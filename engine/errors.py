@@ -3,6 +3,7 @@
 SparringError (scenarios/errors.py)
 ├── ConfigError        a setting that does not exist, has the wrong type, or contradicts another
 ├── RunError           a run folder that cannot be opened, written or read
+│   └── Interrupted    a run that was asked to stop, and has saved a checkpoint
 ├── TrackerError       a metrics tracker that cannot start
 ├── GeneratorError     a request, adapter or model that the generator cannot serve
 └── EvaluationError    an evaluation or comparison that cannot be made
@@ -21,6 +22,10 @@ class ConfigError(SparringError):
 
 class RunError(SparringError):
     """A run folder that cannot be opened, written or read."""
+
+
+class Interrupted(RunError):
+    """A run that was asked to stop, and has saved a checkpoint."""
 
 
 class TrackerError(SparringError):

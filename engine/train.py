@@ -1,7 +1,7 @@
 """The training loop: deal scenarios, play games, score outcomes, pack batches, step the learner, publish the adapter.
 
-Outcomes are scored by the referee as each game ends, and packed inside `Learner.step`. A run is a folder (`run_folder.py`): killing
-it loses no finished game, and resuming makes the same next update.
+Outcomes are scored by the referee as each game ends, and packed inside `Learner.step`. A run is a folder (`run_folder.py`):
+killing it loses no finished game, and resuming makes the same next update.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from sparring.engine.appraise import appraise
 from sparring.engine.config import RunConfig, load_run_config
 from sparring.engine.deal import deal
 from sparring.engine.engine import POLICY, Engine
-from sparring.engine.errors import RunError
+from sparring.engine.errors import Interrupted
 from sparring.engine.run_folder import RunFolder
 from sparring.engine.settings import dump_config
 from sparring.engine.summary import Clock, Summary, seconds, throughput
-from sparring.engine.tracker import Tracker, trackers_of
+from sparring.engine.tracker import DatabaseTracker, TerminalTracker, Tracker, Trackers, WandbTracker
 from sparring.learner.learner import Learner
 from sparring.learner.stats import StepStats
 from sparring.rollout.progress import Progress
@@ -29,10 +29,17 @@ from sparring.rollout.stats import RolloutStats
 from sparring.rollout.trajectory import Deal, Game, Trajectory
 
 CLOCK = "clock.json"
-
-
-class Interrupted(RunError):
-    """The run was asked to stop and has saved a checkpoint."""
+PROJECT = "sparring"
+COLUMNS = {
+    "play/win_rate": "{:.1%}",
+    "play/invalid_rate": "{:.1%}",
+    "play/games_per_hour": "{:,.0f}",
+    "learn/groups": "{:.0f}",
+    "learn/entropy": "{:.3f}",
+    "learn/grad_norm": "{:.2f}",
+    "learn/tokens_per_second": "{:,.0f}",
+}
+"""The metrics that the terminal shows each step, and how."""
 
 
 def train(config: RunConfig, output: Path, *, quiet: bool = False, adapter: Path | None = None) -> Summary:
@@ -58,23 +65,35 @@ def resume(output: Path, *, quiet: bool = False) -> Summary:
 
     Raises `RunError` where there is no run, or another process is at it.
     """
-    with RunFolder.resume(output) as run:
-        with Engine.open(load_run_config(run.config_path)) as engine:
-            learner, clock = engine.learner(), Clock()
-            if (checkpoint := run.latest_checkpoint()) is not None:
-                learner.load(checkpoint.path)
-                clock = msgspec.json.decode((checkpoint.path / CLOCK).read_bytes(), type=Clock)
-            return _run(engine, learner, run, clock, quiet=quiet)
+    with RunFolder.resume(output) as run, Engine.open(load_run_config(run.config_path)) as engine:
+        learner, clock = engine.learner(), Clock()
+        if (checkpoint := run.latest_checkpoint()) is not None:
+            learner.load(checkpoint.path)
+            clock = msgspec.json.decode((checkpoint.path / CLOCK).read_bytes(), type=Clock)
+        return _run(engine, learner, run, clock, quiet=quiet)
 
 
 def _run(engine: Engine, learner: Learner, run: RunFolder, clock: Clock, *, quiet: bool) -> Summary:
-    tracker = trackers_of(engine.config, run, quiet=quiet)
+    tracker = _trackers(engine.config, run, quiet=quiet)
     try:
         return asyncio.run(_Loop(engine, learner, run, clock, tracker, quiet=quiet).run())
     except KeyboardInterrupt as error:
-        raise Interrupted(f"stopped after step {learner.steps} of {engine.config.iterations}: go on with --resume --output-dir {run.path}") from error
+        raise Interrupted(
+            f"stopped after step {learner.steps} of {engine.config.iterations}: go on with --resume --output-dir {run.path}"
+        ) from error
     finally:
         tracker.finish()
+
+
+def _trackers(config: RunConfig, run: RunFolder, *, quiet: bool) -> Tracker:
+    """Raises `TrackerError` where one cannot start."""
+    trackers: list[Tracker] = [DatabaseTracker(run.database)]
+    if not quiet:
+        trackers.append(TerminalTracker(COLUMNS))
+    if config.tracker == "wandb":
+        settings = msgspec.to_builtins(config)
+        trackers.append(WandbTracker(project=PROJECT, name=config.name, folder=run.path, config=settings))
+    return Trackers(trackers)
 
 
 class _Loop:
@@ -141,13 +160,16 @@ class _Loop:
             self.folder.publish_adapter(self.learner.adapter().files())
         self.saved = self.learner.steps
 
+    def record_evaluated(self, game: Game) -> None:
+        self.folder.database.record([game], phase="evaluate", step=self.learner.steps)
+
     async def finish(self) -> Summary:
         """The evaluation, and the summary of all of it."""
         report = None
         if self.config.evaluation.scenarios:
             self.engine.generator.resume()
             with self.clock.measure("evaluate"):
-                report = await appraise(self.engine, adapter=POLICY, quiet=self.quiet)
+                report = await appraise(self.engine, adapter=POLICY, quiet=self.quiet, on_game=self.record_evaluated)
         summary = Summary(
             preset=self.config.preset,
             seed=self.config.seed,

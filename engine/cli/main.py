@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from sparring import __version__
 from sparring.engine.cli import bench, evaluation, scenarios, tiny, training
 from sparring.engine.cli.output import printable
+from sparring.engine.errors import Interrupted
 from sparring.scenarios.errors import SparringError
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
@@ -37,9 +38,9 @@ class Commands(TyperGroup):
         except BrokenPipeError as error:  # nobody reads on; at exit Python would try, and complain, again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(BROKEN_PIPE) from error
+        except Interrupted as error:
+            raise _stop(str(error), INTERRUPTED) from error
         except SparringError as error:
-            if type(error).__name__ == "Interrupted":
-                raise _stop(str(error), INTERRUPTED) from error
             raise _stop(f"error: {error}", USER_ERROR) from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""

@@ -28,14 +28,16 @@ def notices() -> Console:
 
 def print_json(value: Any) -> None:
     """A struct or builtins, as indented JSON on stdout."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    write_output(None, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
 
 def write_output(path: Path | None, data: bytes) -> None:
     """To the file, making its folder; to stdout where there is none, or it is "-"."""
     if path is None or str(path) == "-":
         sys.stdout.flush()
-        sys.stdout.buffer.write(data)
+        rest = memoryview(data)
+        while rest:  # an unbuffered stdout (python -u) takes what fits the pipe, and no more
+            rest = rest[sys.stdout.buffer.write(rest) :]
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
