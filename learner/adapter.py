@@ -41,21 +41,18 @@ UNSERVED: dict[str, Any] = {
 
 
 class LoraSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The shape of an adapter."""
+    """The shape of an adapter. There is no dropout: a policy gradient is of the policy that sampled, not of a thinned one."""
 
     rank: int = 16
     alpha: float = 32.0
     """The update is scaled by alpha / rank, or alpha / sqrt(rank) with `rslora`."""
     target_modules: tuple[str, ...] = ()
     """Last parts of the names of the layers to adapt, such as "q_proj"; empty means every linear layer of the decoder."""
-    dropout: float = 0.0
     rslora: bool = False
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
-            raise AdapterError(
-                f"lora wants rank >= 1, alpha > 0 and 0 <= dropout < 1, got {self.rank}, {self.alpha} and {self.dropout}"
-            )
+        if self.rank < 1 or self.alpha <= 0:
+            raise AdapterError(f"lora wants rank of at least 1 and alpha above 0, got {self.rank} and {self.alpha}")
 
     @property
     def scaling(self) -> float:
@@ -101,12 +98,19 @@ class Adapter:
     def _of(self, module: str, part: str) -> Tensor:
         return self.tensors[PREFIX + module + part].detach().float()
 
+    def check_base(self, base_model: str) -> None:
+        """Raises `AdapterError` if it says that it was trained on a model of another fingerprint."""
+        if self.base_model not in ("", base_model):
+            raise AdapterError(
+                f"adapter {self.name!r} was trained on base model {self.base_model}, this one is {base_model}: "
+                "load the base model it was trained on, or train a new adapter"
+            )
+
     def files(self) -> dict[str, bytes]:
         """The two files of PEFT's format, as bytes."""
         config = LoraConfig(
             r=self.spec.rank,
             lora_alpha=self.spec.alpha,  # type: ignore[arg-type]
-            lora_dropout=self.spec.dropout,
             use_rslora=self.spec.rslora,
             target_modules=sorted({name.rsplit(".", 1)[-1] for name in self.modules}),
             task_type="CAUSAL_LM",
@@ -131,20 +135,17 @@ def load_adapter(folder: Path, *, base_model: str | None = None) -> Adapter:
     spec = _read_spec(folder / CONFIG_FILE)
     tensors, metadata = _read_tensors(folder / WEIGHTS_FILE)
     _check_shapes(folder, spec, tensors)
-    trained_on = metadata.get("base_model", "")
-    if base_model and trained_on and trained_on != base_model:
-        raise AdapterError(
-            f"adapter {folder} was trained on base model {trained_on}, this one is {base_model}: "
-            "load the base model it was trained on, or train a new adapter"
-        )
     step = metadata.get("step", "0")
-    return Adapter(
+    adapter = Adapter(
         name=metadata.get("name", folder.name),
         spec=spec,
         tensors=tensors,
         step=int(step) if step.isdecimal() else 0,
-        base_model=trained_on,
+        base_model=metadata.get("base_model", ""),
     )
+    if base_model is not None:
+        adapter.check_base(base_model)
+    return adapter
 
 
 def _read_spec(path: Path) -> LoraSpec:
@@ -169,11 +170,10 @@ def _read_spec(path: Path) -> LoraSpec:
             rank=config["r"],
             alpha=float(config["lora_alpha"]),
             target_modules=tuple(sorted(targets)) if isinstance(targets, list) else (),
-            dropout=float(config.get("lora_dropout", 0.0)),
             rslora=bool(config.get("use_rslora", False)),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise AdapterError(f"{path} lacks a usable r, lora_alpha or lora_dropout ({error}): save the adapter again") from error
+        raise AdapterError(f"{path} lacks a usable r or lora_alpha ({error}): save the adapter again") from error
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

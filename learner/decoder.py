@@ -17,13 +17,20 @@ from transformers import PreTrainedModel
 
 from sparring.learner.attention import attend, gather
 from sparring.learner.batch import Batch
+from sparring.learner.errors import LearnerError
 
 TRIMMED = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Model types whose layers are: norm, attention, add, norm, MLP, add; with rotary position embedding."""
 
 
 def hidden_states(decoder: PreTrainedModel, batch: Batch) -> Tensor:
-    """[M, H], for each trained token the final hidden state of the row that predicts it."""
+    """[M, H], for each trained token the final hidden state of the row that predicts it.
+
+    Raises `LearnerError` for sequences that reach beyond the model's sliding window.
+    """
+    window, longest = getattr(decoder.config, "sliding_window", None), batch.paths.shape[1]
+    if window is not None and longest > window:
+        raise LearnerError(f"the model attends to {window} tokens only and a sequence has {longest}: play shorter games")
     if decoder.config.model_type not in TRIMMED:
         ids, positions = batch.token_ids[None], batch.position_ids[None]
         out = decoder(input_ids=ids, position_ids=positions, use_cache=False, batch=batch)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class FusedLora(lora.Linear):
-    """y = x W^T + b + s (x A^T) B^T for a plain frozen linear layer with one adapter of the same dtype and no dropout."""
+    """y = x W^T + b + s (x A^T) B^T for a plain frozen linear layer with one adapter of the same dtype, which has no dropout."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         base, names = self.base_layer, self.active_adapters
@@ -24,8 +24,7 @@ class FusedLora(lora.Linear):
             return super().forward(x, *args, **kwargs)
         (name,) = names
         down, up = self.lora_A[name].weight, self.lora_B[name].weight
-        idle = not self.training or isinstance(self.lora_dropout[name], nn.Identity)
-        if not idle or name in self.lora_variant or not x.dtype == base.weight.dtype == down.dtype:
+        if name in self.lora_variant or not x.dtype == base.weight.dtype == down.dtype:
             return super().forward(x)
         return cast(Tensor, _FusedLora.apply(x, base.weight, base.bias, down, up, self.scaling[name]))  # type: ignore[no-untyped-call]
 

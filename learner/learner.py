@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,7 @@ from sparring.learner.adapter import Adapter, LoraSpec, load_adapter
 from sparring.learner.attention import ATTENTION
 from sparring.learner.batch import Batch, pack
 from sparring.learner.decoder import hidden_states
-from sparring.learner.errors import LearnerError
+from sparring.learner.errors import AdapterError, LearnerError
 from sparring.learner.files import write_folder
 from sparring.learner.grpo import GrpoConfig, Selection, grpo_loss, select, sequence_weights
 from sparring.learner.lora import attach, export_tensors, fingerprint_model, load_into, lora_parameters, share_base
@@ -104,7 +104,7 @@ class Learner:
         model.set_attn_implementation(ATTENTION)
         self._decoder, self._head = _halves(model)
         self._wrapped = attach(model, config.lora, seed=seed)
-        self._wrapped.train()
+        self._wrapped.eval()  # gradients flow all the same, and no dropout of the base model's comes between
         self.parameters = lora_parameters(self._wrapped)
         """What is trained, by PEFT name."""
         self._optimizer = torch.optim.AdamW(
@@ -224,7 +224,7 @@ class Learner:
 
     @torch.no_grad()
     def _score(self, batch: Batch, *, base: bool = False) -> Tensor:
-        with self._wrapped.disable_adapter() if base else contextlib.nullcontext(), self._evaluating():
+        with self._wrapped.disable_adapter() if base else contextlib.nullcontext():
             return self._logprobs(batch, entropy_grad=False)[0]
 
     def _logprobs(self, batch: Batch, *, entropy_grad: bool) -> tuple[Tensor, Tensor]:
@@ -238,15 +238,6 @@ class Learner:
             entropy_grad=entropy_grad,
         )
 
-    @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Dropout off inside."""
-        self._wrapped.eval()
-        try:
-            yield
-        finally:
-            self._wrapped.train()
-
     # Adapter and state
 
     def adapter(self) -> Adapter:
@@ -256,6 +247,13 @@ class Learner:
 
     def load_adapter(self, adapter: Adapter) -> None:
         """Takes an adapter's values, and starts the optimiser afresh. Raises `AdapterError` if it does not fit."""
+        adapter.check_base(self.base_model)
+        theirs, ours = adapter.spec, self.config.lora
+        if theirs.scaling != ours.scaling:
+            raise AdapterError(
+                f"adapter {adapter.name!r} is scaled by {theirs.scaling:g}, the learner's by {ours.scaling:g}: "
+                f"set lora.rank = {theirs.rank}, lora.alpha = {theirs.alpha:g} and lora.rslora = {theirs.rslora}"
+            )
         load_into(self._wrapped, adapter)
         self._optimizer.state.clear()
 
@@ -302,7 +300,7 @@ class Learner:
 
     def load(self, folder: Path) -> None:
         """Takes a checkpoint: the next update is bit for bit the one that the saved learner would have made (on a CPU)."""
-        adapter = load_adapter(folder, base_model=self.base_model)
+        adapter = load_adapter(folder)
         try:
             tensors = safetensors.torch.load((folder / OPTIMIZER_FILE).read_bytes())
             scalars = json.loads((folder / STATE_FILE).read_bytes())
@@ -310,7 +308,7 @@ class Learner:
             raise LearnerError(f"{folder} has no {error.filename}: it is no checkpoint, load it as an adapter") from error
         except (SafetensorError, ValueError) as error:
             raise LearnerError(f"the checkpoint in {folder} is broken ({error}): go back to an earlier one") from error
-        load_into(self._wrapped, adapter)
+        self.load_adapter(adapter)
         self.load_state(tensors, scalars)
 
 

@@ -64,7 +64,6 @@ def attach(model: PreTrainedModel, spec: LoraSpec, *, seed: int) -> PeftModel:
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]
-        lora_dropout=spec.dropout,
         use_rslora=spec.rslora,
         target_modules=list(wanted),
         task_type="CAUSAL_LM",

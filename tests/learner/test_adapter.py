@@ -170,9 +170,12 @@ def test_an_adapter_of_another_model_is_refused(
     learner.adapter().save(tmp_path / "a")
     with pytest.raises(AdapterError, match="was trained on base model"):
         load_adapter(tmp_path / "a", base_model=fingerprint_model(other_base))
-    smaller = Learner(base, LearnerConfig(lora=LoraSpec(rank=4)), seed=0)
+    smaller = Learner(base, LearnerConfig(lora=LoraSpec(rank=4, alpha=8.0)), seed=0)
     with pytest.raises(AdapterError, match=r"set lora.rank = 16"):
         smaller.load_adapter(learner.adapter())
+    louder = Learner(base, LearnerConfig(lora=LoraSpec(alpha=64.0)), seed=0)
+    with pytest.raises(AdapterError, match=r"is scaled by 2, the learner's by 4: .* lora.alpha = 32 "):
+        louder.load_adapter(learner.adapter())
     other_layers = Learner(base, LearnerConfig(lora=LoraSpec(target_modules=("q_proj",))), seed=0)
     with pytest.raises(AdapterError, match="only the adapter has model"):
         other_layers.load_adapter(learner.adapter())
