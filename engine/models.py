@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from sparring.engine.errors import ConfigError
 
+GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
 TINY = "tiny"
 TINY_FOLDER = Path(__file__).parent / "tiny" / "weights"
 """Where the model that ships with the package lies."""
@@ -29,11 +31,28 @@ def load_model(name: str, device: torch.device) -> tuple[PreTrainedModel, PreTra
     Raises `ConfigError` for a model that cannot be found or read.
     """
     source = TINY_FOLDER if name == TINY else name
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = load_tokenizer(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32 if device.type == "cpu" else torch.bfloat16)
     except (OSError, ValueError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise ConfigError(f'cannot load model {name!r}: {reason} (set model = "tiny", a local folder, or a Hugging Face name)') from error
-    return model.to(device).eval().requires_grad_(False), tokenizer
+        raise ConfigError(
+            f'cannot load model {name!r}: {reason} (set model = "tiny", a local folder, or a Hugging Face name)'
+        ) from error
+    torch.nn.Module.to(model, device)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model.
+
+    `AutoTokenizer` gives every Qwen2 model Qwen2's way of splitting text, whatever the folder's own tokenizer.json says; a folder
+    that names the generic class is read as it is.
+    """
+    config = Path(source) / "tokenizer_config.json"
+    if config.is_file() and json.loads(config.read_text()).get("tokenizer_class") in GENERIC:
+        generic: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(source)
+        return generic
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+    return tokenizer

@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
-from itertools import islice
-from multiprocessing import get_context
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -20,18 +18,23 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from sparring.engine.tiny.corpus import Teacher, example, tokenizer_texts
-from sparring.engine.tiny.tokenizer import IM_END, PAD, train_tokenizer
+from sparring.engine.tiny.tokenizer import train_tokenizer
 from sparring.learner.attention import ATTENTION
 from sparring.learner.batch import pack
 from sparring.rollout.chat import ChatFormat
 from sparring.rollout.trajectory import Trajectory
 
-TINY_MODEL = Path(__file__).parent / "weights"
-"""Where the model that ships with the package lies."""
-
-TEACHERS = (
-    Teacher("haggle", {"naive": 0.5, "conceder": 0.2, "holder": 0.2, "tit_for_tat": 0.1}),
+HAGGLE = Teacher("haggle", {"naive": 0.3, "conceder": 0.15, "holder": 0.2, "boulware": 0.15, "tit_for_tat": 0.2})
+SPLIT = Teacher("split", {"naive": 0.35, "conceder": 0.2, "greedy": 0.1, "trader": 0.25, "fair": 0.1})
+DILEMMA = Teacher(
+    "dilemma", {"naive": 0.25, "tit_for_tat": 0.15, "always_cooperate": 0.15, "always_defect": 0.1, "forecaster": 0.35}
 )
+AUCTION = Teacher("auction", {"naive": 0.5, "shader": 0.15, "overbidder": 0.15, "talker": 0.1, "timid": 0.1})
+TEACHERS = (HAGGLE, SPLIT, DILEMMA, HAGGLE, SPLIT, AUCTION)
+"""Whom the model imitates, in turn: mostly players that are legal but mediocre, and the two bargaining families, whose numbers
+are the hardest to copy, twice as often."""
+
+CARD = Path(__file__).with_name("card.md")
 
 
 class TinyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,15 +48,12 @@ class TinyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     kv_heads: int = 2
     mlp: int = 256
     context: int = 512
-    steps: int = 3000
+    steps: int = 7000
     batch: int = 16
     """Games a step: numbers are copied only after some hundred small steps, not after a few large ones."""
     lr: float = 2.5e-3
     warmup: int = 50
     threads: int = 1
-    workers: int = 1
-    """Processes that play the scripted games; the result does not depend on it."""
-    device: str = "cpu"
 
 
 def new_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
@@ -71,17 +71,16 @@ def new_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2Fo
         tie_word_embeddings=True,
         initializer_range=0.05,
         bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(IM_END),
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        eos_token_id=int(tokenizer.eos_token_id),
+        pad_token_id=int(tokenizer.pad_token_id),
     )
-    return Qwen2ForCausalLM(shape).float()
+    return Qwen2ForCausalLM(shape)
 
 
 def warm_start_loss(model: Qwen2ForCausalLM, games: list[Trajectory]) -> torch.Tensor:
     """Mean cross-entropy of the tokens that the imitated seats wrote."""
     none = [0.0] * len(games)
     (batch,) = pack(games, none, none, token_budget=sys.maxsize)
-    batch = batch.to(model.device)
     ids, positions = batch.token_ids[None], batch.position_ids[None]
     hidden = model.model(input_ids=ids, position_ids=positions, use_cache=False, batch=batch).last_hidden_state[0]
     return functional.cross_entropy(model.lm_head(hidden[batch.rows]), batch.targets)
@@ -99,41 +98,21 @@ def build(
     torch.set_num_threads(config.threads)
     tokenizer = train_tokenizer(tokenizer_texts(300), config.vocab_size)
     chat = ChatFormat(tokenizer)
-    model = new_model(config, tokenizer).to(config.device)
+    model = new_model(config, tokenizer)
     model.set_attn_implementation(ATTENTION)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    for step, batch in enumerate(_batches(config, teachers, tokenizer)):
+    for step in range(config.steps):
+        games = [example(chat, teachers, config.seed, step * config.batch + i) for i in range(config.batch)]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        loss = warm_start_loss(model, batch)
+        loss = warm_start_loss(model, games)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if on_step is not None:
             on_step(step, float(loss.detach()))
-    return model.cpu().eval(), tokenizer
-
-
-def _batches(config: TinyConfig, teachers: tuple[Teacher, ...], tokenizer: PreTrainedTokenizerFast) -> Iterator[list[Trajectory]]:
-    """The batches of the warm start in order, played ahead by worker processes."""
-    numbers = range(config.steps * config.batch)
-    with get_context("spawn").Pool(config.workers, _start_worker, (tokenizer, teachers, config.seed)) as pool:
-        source = pool.imap(_example, numbers, chunksize=config.batch)
-        for _ in range(config.steps):
-            yield list(islice(source, config.batch))
-
-
-_worker: tuple[ChatFormat, tuple[Teacher, ...], int]
-
-
-def _start_worker(tokenizer: PreTrainedTokenizerFast, teachers: tuple[Teacher, ...], seed: int) -> None:
-    global _worker
-    _worker = (ChatFormat(tokenizer), teachers, seed)
-
-
-def _example(number: int) -> Trajectory:
-    return example(*_worker, number)
+    return model.eval(), tokenizer
 
 
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, config: TinyConfig, output: Path) -> str:
@@ -143,5 +122,9 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, config: Ti
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     digest = hashlib.sha256((output / "model.safetensors").read_bytes()).hexdigest()
-    (output / "recipe.json").write_text(json.dumps(msgspec.to_builtins(config), indent=1) + "\n")
+    (output / "recipe.json").write_text(json.dumps(msgspec.to_builtins(config), indent=2) + "\n")
+    card = CARD.read_text().format(
+        config=config, parameters=model.num_parameters(), vocabulary=len(tokenizer), torch=torch.__version__, digest=digest
+    )
+    (output / "CARD.md").write_text(card)
     return digest

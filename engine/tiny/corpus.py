@@ -12,7 +12,6 @@ from sparring.scenarios import registry
 from sparring.scenarios.game import GameState
 from sparring.scenarios.scenario import Scenario
 
-
 SAME_STORY = 4
 
 
