@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from sparring.engine.cli.options import ConfigOption, JsonOption, PresetOption, QuietOption, SetOption, load_settings
+from sparring.engine.cli.options import ConfigOption, JsonOption, PresetOption, QuietOption, SetOption, examples, load_settings
 from sparring.engine.cli.output import print_json
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Measure how fast this machine plays and learns.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Measure how fast this machine plays and learns.")
 
 
 @app.callback()
@@ -17,9 +17,7 @@ def bench() -> None:
     """Measure how fast this machine plays and learns."""
 
 
-@app.command(
-    epilog="Examples: [bold]sparring bench throughput[/], [bold]sparring bench throughput --steps 20 --set threads=2 --json[/]"
-)
+@app.command(epilog=examples("sparring bench throughput", "sparring bench throughput --steps 20 --set threads=2 --json"))
 def throughput(
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Measured steps, after one to warm up.")] = 5,
     preset: PresetOption = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparring.engine.cli.options import ConfigOption, JsonOption, PresetOption, QuietOption, SetOption, load_settings
+from sparring.engine.cli.options import ConfigOption, JsonOption, PresetOption, QuietOption, SetOption, examples, load_settings
 from sparring.engine.cli.output import notices, print_json
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ def _enough(settings: RunConfig, games: int) -> RunConfig:
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     app.command(
-        epilog="Examples: [bold]sparring evaluate --adapter runs/demo/adapter --games 20[/], "
-        "[bold]sparring evaluate --adapter runs/demo/adapter --scenarios 400 --split skin --output skin.json[/]"
+        epilog=examples(
+            "sparring evaluate --adapter runs/demo/adapter --games 20",
+            "sparring evaluate --adapter runs/demo/adapter --scenarios 400 --split skin --output skin.json",
+        )
     )(evaluate)

@@ -58,7 +58,7 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -77,8 +77,8 @@ def root(
 ) -> None:
     """Trains language agents by letting them play games whose outcome can be verified.
 
-    Begin with [bold]sparring demo[/]: a tiny model learns four games from scripted partners, on any machine.
-    [bold]sparring COMMAND --help[/] shows examples of each command.
+    Begin with `sparring demo`: a tiny model learns four games from scripted partners, on any machine.
+    `sparring COMMAND --help` shows examples of each command.
     """
 
 

@@ -43,6 +43,11 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, o
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
+def examples(*lines: str) -> str:
+    """What stands under a command's help, one line each."""
+    return "Examples:\n\n" + "\n".join(f"- `{line}`" for line in lines)
+
+
 def load_settings(
     preset: str | None, configs: list[Path] | None, sets: list[str] | None, options: dict[str, Any] | None = None
 ) -> RunConfig:

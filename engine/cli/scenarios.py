@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from sparring.engine.cli.options import JsonOption
+from sparring.engine.cli.options import JsonOption, examples
 from sparring.engine.cli.output import notices, print_json, printable, results, write_output
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sparring.scenarios.family import Split
     from sparring.scenarios.scenario import Scenario
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Generate, list, read and referee scenarios.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Generate, list, read and referee scenarios.")
 
 SQLITE = b"SQLite format 3\0"
 
@@ -27,7 +27,7 @@ SplitOption = Annotated[
 SkinOption = Annotated[str | None, typer.Option("--skin", metavar="NAME", help="The story; drawn by the seed if left out.")]
 
 
-@app.command(epilog="Example: [bold]sparring scenarios generate --family haggle --count 20 --seed 7 --output haggle.jsonl[/]")
+@app.command(epilog=examples("sparring scenarios generate --family haggle --count 20 --seed 7 --output haggle.jsonl"))
 def generate(
     family: Annotated[
         list[str] | None,
@@ -71,7 +71,7 @@ def _add(path: Path, found: list[Scenario], split: Split) -> None:
         notices().print(f"{path}: {new} new scenarios in split {split}, {len(found) - new} were there; {len(stored)} in all")
 
 
-@app.command("list", epilog="Examples: [bold]sparring scenarios list[/], [bold]sparring scenarios list scenarios.db --json[/]")
+@app.command("list", epilog=examples("sparring scenarios list", "sparring scenarios list scenarios.db --json"))
 def list_(
     store: Annotated[Path | None, typer.Argument(metavar="[FILE.db]", help="A scenario store, to count.")] = None,
     as_json: JsonOption = False,
@@ -131,10 +131,7 @@ def _list_store(path: Path, as_json: bool) -> None:
     results().print(table)
 
 
-@app.command(
-    epilog="Examples: [bold]sparring scenarios show --family split --seed 7[/], "
-    "[bold]sparring scenarios show haggle.jsonl --line 3[/]"
-)
+@app.command(epilog=examples("sparring scenarios show --family split --seed 7", "sparring scenarios show haggle.jsonl --line 3"))
 def show(
     source: Annotated[
         Path | None,
@@ -204,7 +201,7 @@ def _values(values: dict[str, Any]) -> str:
     return printable(", ".join(f"{key} = {value}" for key, value in values.items()))
 
 
-@app.command(epilog="Example: [bold]sparring scenarios referee transcript.json --json[/]")
+@app.command(epilog=examples("sparring scenarios referee transcript.json --json"))
 def referee(
     transcript: Annotated[str, typer.Argument(metavar="TRANSCRIPT.json", help='A file, or "-" for stdin.')],
     as_json: JsonOption = False,
@@ -244,7 +241,7 @@ def _show_verdict(transcript: Transcript, verdict: dict[str, Any]) -> None:
     results().print(table)
 
 
-@app.command(epilog="Example: [bold]sparring scenarios recheck runs/demo[/]")
+@app.command(epilog=examples("sparring scenarios recheck runs/demo"))
 def recheck(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The folder of a run.")],
     as_json: JsonOption = False,

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from sparring.engine.cli.options import examples
 from sparring.engine.cli.output import notices
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Make the tiny model that the demo trains.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Make the tiny model that the demo trains.")
 
 
 @app.callback()
@@ -17,7 +18,7 @@ def tiny() -> None:
     """Make the tiny model that the demo trains."""
 
 
-@app.command(epilog="Example: [bold]sparring tiny build --output my-tiny[/], then [bold]sparring train --set model=my-tiny[/]")
+@app.command(epilog=examples("sparring tiny build --output my-tiny", "sparring train --set model=my-tiny"))
 def build(
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="The model's folder.")],
     steps: Annotated[

@@ -17,6 +17,7 @@ from sparring.engine.cli.options import (
     QuietOption,
     SeedOption,
     SetOption,
+    examples,
     load_settings,
 )
 from sparring.engine.cli.output import notices, print_json
@@ -180,16 +181,15 @@ def learn(
 
 def register(app: typer.Typer) -> None:
     """Adds the four commands."""
+    app.command(epilog=examples("sparring demo", "sparring demo --iterations 10 --seed 1 --output-dir runs/short"))(demo)
     app.command(
-        epilog="Examples: [bold]sparring demo[/], [bold]sparring demo --iterations 10 --seed 1 --output-dir runs/short[/]"
-    )(demo)
-    app.command(
-        epilog="Examples: [bold]sparring train --iterations 3 --games-per-scenario 10 --output-dir runs/mine[/], "
-        "[bold]sparring train --set learner.learning_rate=1e-3 --set 'families=[\"haggle\"]'[/], "
-        "[bold]sparring train --resume --output-dir runs/mine[/]"
+        epilog=examples(
+            "sparring train --iterations 3 --games-per-scenario 10 --output-dir runs/mine",
+            "sparring train --set learner.learning_rate=1e-3 --set 'families=[\"haggle\"]'",
+            "sparring train --resume --output-dir runs/mine",
+        )
     )(train)
-    app.command(epilog="Example: [bold]sparring collect --output step0.train --texts step0.jsonl[/]")(collect)
+    app.command(epilog=examples("sparring collect --output step0.train --texts step0.jsonl"))(collect)
     app.command(
-        epilog="Examples: [bold]sparring learn step0.train --output after0[/], "
-        "[bold]sparring learn step1.train --start after0 --output after1[/]"
+        epilog=examples("sparring learn step0.train --output after0", "sparring learn step1.train --start after0 --output after1")
     )(learn)
