@@ -3,7 +3,7 @@
 `play` gives tokens/s and games/s by games in play and threads. `reuse` says what the prefix cache is worth: the same games with
 every prompt computed anew (`no reuse`), and with each game's own earlier turns alone reused (`own turns only`), in the same
 rounds; the cache is empty at the start of each. Two threads pay only where two cores are free; with `process_time` as the timer
-their times add up. Games depend on the weights: random ones write as much as they may.
+their times add up. Games depend on the weights.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
+from typing import Self
 
 import msgspec
 import torch
@@ -19,16 +20,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sparring.engine.config import RunConfig, load_run_config, partner_specs
 from sparring.engine.deal import deal
 from sparring.engine.engine import Engine
-from sparring.engine.models import TINY, TINY_FOLDER, load_model
-from sparring.engine.tiny.build import TinyConfig, new_model
-from sparring.engine.tiny.corpus import tokenizer_texts
-from sparring.engine.tiny.tokenizer import train_tokenizer
-from sparring.learner.grpo import select, sequence_weights
+from sparring.engine.models import load_model
+from sparring.learner.grpo import GrpoConfig, select, sequence_weights
 from sparring.rollout.player import find_strategy
 from sparring.rollout.trajectory import Deal, Game, Trajectory
 from sparring.scenarios import registry
 from sparring.scenarios.game import GameState
-
 
 QUICK = ["scenarios_per_step=2", "games_per_scenario=2", "sampling.max_tokens=6"]
 
@@ -41,24 +38,23 @@ class Update:
     advantages: tuple[float, ...]
     weights: tuple[float, ...]
 
+    @classmethod
+    def of(cls, trajectories: Sequence[Trajectory], grpo: GrpoConfig) -> Self:
+        chosen = select(trajectories, grpo)
+        return cls(chosen.trajectories, chosen.advantages, tuple(sequence_weights(chosen.trajectories, grpo.normalisation)))
+
 
 class Workload:
     """One training step of the demo: 16 groups of 8 games; with `quick`, 2 groups of 2 games with messages cut short."""
 
     def __init__(self, model: str, *, quick: bool) -> None:
-        fits = [f"sampling.context={TinyConfig().context}"]
-        self.config: RunConfig = load_run_config("demo", overrides=fits + QUICK * quick)
+        self.config: RunConfig = load_run_config("demo", overrides=QUICK if quick else [])
         self._source = model
         self._engines: dict[int, Engine] = {}
 
     @cached_property
     def loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Random weights of the same shape stand in where the model that ships has not been built."""
-        if self._source != TINY or (TINY_FOLDER / "model.safetensors").is_file():
-            return load_model(self._source, torch.device("cpu"))
-        shape = TinyConfig()
-        tokenizer = train_tokenizer(tokenizer_texts(40), shape.vocab_size)
-        return new_model(shape, tokenizer).eval().requires_grad_(False), tokenizer
+        return load_model(self._source, torch.device("cpu"))
 
     @property
     def model(self) -> PreTrainedModel:
@@ -78,9 +74,7 @@ class Workload:
         """The model's games. Win and loss are dealt in turn, so that every group counts whatever the model can do."""
         played = sorted((t for game in self.games for t in game.trajectories), key=lambda t: t.game_id)
         scored = [msgspec.structs.replace(t, reward=1.0 if i % 2 else -1.0) for i, t in enumerate(played)]
-        chosen = select(scored, self.config.learner.grpo)
-        weights = sequence_weights(chosen.trajectories, self.config.learner.grpo.normalisation)
-        return Update(chosen.trajectories, chosen.advantages, tuple(weights))
+        return Update.of(scored, self.config.learner.grpo)
 
     def engine(self, concurrency: int) -> Engine:
         """The engine that plays so many games at once."""
