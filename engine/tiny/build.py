@@ -10,6 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -25,14 +26,27 @@ from sparring.learner.batch import pack
 from sparring.rollout.chat import ChatFormat
 from sparring.rollout.trajectory import Trajectory
 
-HAGGLE = Teacher("haggle", {"naive": 0.3, "conceder": 0.15, "holder": 0.2, "boulware": 0.15, "tit_for_tat": 0.2})
-SPLIT = Teacher("split", {"naive": 0.35, "conceder": 0.2, "greedy": 0.1, "trader": 0.25, "fair": 0.1})
-DILEMMA = Teacher(
-    "dilemma", {"naive": 0.25, "tit_for_tat": 0.15, "always_cooperate": 0.15, "always_defect": 0.1, "forecaster": 0.35}
+FIRST_LESSONS = (
+    Teacher("haggle", {"naive": 0.3, "conceder": 0.15, "holder": 0.2, "boulware": 0.15, "tit_for_tat": 0.2}),
+    Teacher("split", {"naive": 0.35, "conceder": 0.2, "greedy": 0.1, "trader": 0.25, "fair": 0.1}),
+    Teacher("dilemma", {"naive": 0.25, "tit_for_tat": 0.15, "always_cooperate": 0.15, "always_defect": 0.1, "forecaster": 0.35}),
+    Teacher("haggle", {"naive": 0.3, "conceder": 0.15, "holder": 0.2, "boulware": 0.15, "tit_for_tat": 0.2}),
+    Teacher("split", {"naive": 0.35, "conceder": 0.2, "greedy": 0.1, "trader": 0.25, "fair": 0.1}),
+    Teacher("auction", {"naive": 0.5, "shader": 0.15, "overbidder": 0.15, "talker": 0.1, "timid": 0.1}),
 )
-AUCTION = Teacher("auction", {"naive": 0.5, "shader": 0.15, "overbidder": 0.15, "talker": 0.1, "timid": 0.1})
-TEACHERS = (HAGGLE, SPLIT, DILEMMA, HAGGLE, SPLIT, DILEMMA, AUCTION)
-"""Whom the model imitates, in turn: mostly players that are legal but mediocre. An auction is one number to copy: half as often."""
+"""Whom the model imitates, in turn, while it learns to copy numbers and to keep to the rules."""
+
+FINISHING_LESSONS = (
+    Teacher("haggle", {"naive": 0.45, "conceder": 0.1, "holder": 0.1, "tit_for_tat": 0.35}),
+    Teacher("split", {"naive": 0.6, "conceder": 0.1, "trader": 0.3}),
+    Teacher("dilemma", {"naive": 0.4, "tit_for_tat": 0.1, "always_cooperate": 0.1, "forecaster": 0.4}),
+    Teacher("haggle", {"naive": 0.45, "conceder": 0.1, "holder": 0.1, "tit_for_tat": 0.35}),
+    Teacher("split", {"naive": 0.6, "conceder": 0.1, "trader": 0.3}),
+    Teacher("dilemma", {"naive": 0.4, "tit_for_tat": 0.1, "always_cooperate": 0.1, "forecaster": 0.4}),
+    Teacher("dilemma", {"naive": 0.4, "tit_for_tat": 0.1, "always_cooperate": 0.1, "forecaster": 0.4}),
+    Teacher("auction", {"naive": 0.55, "shader": 0.1, "overbidder": 0.1, "sniper": 0.25}),
+)
+"""Whom it imitates in the end: mostly naive players, and a better one now and then, whose play training can build on."""
 
 CARD = Path(__file__).with_name("card.md")
 
@@ -48,7 +62,8 @@ class TinyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     kv_heads: int = 2
     mlp: int = 256
     context: int = 512
-    steps: int = 8000
+    steps: int = 9500
+    """Of which the last 5 in 19 are the finishing lessons, at half the learning rate."""
     batch: int = 16
     """Games a step: numbers are copied only after some hundred small steps, not after a few large ones."""
     lr: float = 2.5e-3
@@ -86,32 +101,57 @@ def warm_start_loss(model: Qwen2ForCausalLM, games: list[Trajectory]) -> torch.T
     return functional.cross_entropy(model.lm_head(hidden[batch.rows]), batch.targets)
 
 
-def learning_rate(config: TinyConfig, step: int) -> float:
-    """Linear warm-up, then linear decay to a twentieth."""
-    return config.lr * min((step + 1) / config.warmup, 1.05 - step / config.steps)
+@dataclass(frozen=True)
+class Phase:
+    """Part of the warm start: an optimiser of its own, linear warm-up, then linear decay to a twentieth."""
+
+    first: int
+    """How many steps came before."""
+    steps: int
+    lr: float
+    warmup: int
+    teachers: tuple[Teacher, ...]
+
+    def rate(self, step: int) -> float:
+        return self.lr * min((step + 1) / self.warmup, 1.05 - step / self.steps)
+
+
+def phases(config: TinyConfig) -> tuple[Phase, Phase]:
+    """The two parts of the recipe."""
+    finishing = config.steps * 5 // 19
+    first = config.steps - finishing
+    return (
+        Phase(0, first, config.lr, config.warmup, FIRST_LESSONS),
+        Phase(first, finishing, config.lr / 2, config.warmup, FINISHING_LESSONS),
+    )
 
 
 def build(
-    config: TinyConfig, teachers: tuple[Teacher, ...] = TEACHERS, on_step: Callable[[int, float], None] | None = None
+    config: TinyConfig, on_step: Callable[[int, float], None] | None = None
 ) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
-    """The warm-started model and its tokenizer: the same weights for the same config on the same build of torch and processor."""
+    """The warm-started model and its tokenizer: the same weights for the same config on the same build of torch and processor.
+
+    `on_step` is told each step's number, from 0, and loss.
+    """
     torch.set_num_threads(config.threads)
     tokenizer = train_tokenizer(tokenizer_texts(300), config.vocab_size)
     chat = ChatFormat(tokenizer)
     model = new_model(config, tokenizer)
     model.set_attn_implementation(ATTENTION)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    for step in range(config.steps):
-        games = [example(chat, teachers, config.seed, step * config.batch + i) for i in range(config.batch)]
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        loss = warm_start_loss(model, games)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if on_step is not None:
-            on_step(step, float(loss.detach()))
+    for phase in phases(config):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=phase.lr, betas=(0.9, 0.98), weight_decay=0.01)
+        for step in range(phase.steps):
+            number = (phase.first + step) * config.batch
+            games = [example(chat, phase.teachers, config.seed, number + i) for i in range(config.batch)]
+            for group in optimizer.param_groups:
+                group["lr"] = phase.rate(step)
+            loss = warm_start_loss(model, games)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            if on_step is not None:
+                on_step(phase.first + step, float(loss.detach()))
     return model.eval(), tokenizer
 
 
