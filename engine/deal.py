@@ -1,4 +1,4 @@
-"""Dealing: which games a training step plays. A pure function of the settings and the step, so that a resumed run deals the same."""
+"""Dealing: which games a training step plays, as a pure function of settings and step: a resumed run deals the same."""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ def test_the_adapter_loads_with_plain_peft_and_was_trained(trained: tuple[Path, 
 
 
 def test_iterations_set_the_length_of_the_schedule(sparring: Run, short: list[str], tmp_path: Path) -> None:
-    arguments = ["--set", "learner.schedule=linear", "--iterations", 3, "--set", "evaluation.scenarios=0", "--quiet"]
+    arguments = ["--set", "learner.schedule=linear", "--set", "learner.final_rate=0", "--iterations", 3]
+    arguments += ["--set", "evaluation.scenarios=0", "--quiet"]
     done = sparring("train", "--output-dir", tmp_path / "run", *short, *arguments)
     assert (done.exit_code, done.stderr) == (0, "")
     assert "3 steps in " in done.stdout
