@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -74,6 +74,9 @@ def test_a_game_reads_as_the_template_renders_it(
 def test_prompts_are_the_ids_of_the_rendered_whole(
     tokenizer: PreTrainedTokenizerFast, own: ChatFormat, instructions: str, heard: list[Message]
 ) -> None:
+    words = [added.content for added in tokenizer.added_tokens_decoder.values()]
+    written = (instructions, *(message.text for message in heard))
+    assume(not any(word in text for word in words for text in written))  # the reference would read them as special tokens
     opening = render(tokenizer, user_text(instructions))
     assert own.opening(instructions, []) == encode(tokenizer, opening)
     sampled = encode(tokenizer, gap(tokenizer) + "I say 40.")
