@@ -110,6 +110,8 @@ def _lines(report: Report) -> Iterator[str]:
     if report.difference.unseen is not None and before.unseen is not None and after.unseen is not None:
         rates = f"{before.unseen.win_rate:.1%} to {after.unseen.win_rate:.1%}"
         yield f"  against partners never met in training: {rates}, {_points(report.difference.unseen)}"
+    else:
+        yield "  the partner never met in training did not play: ask for more scenarios, or name it among the partners"
     yield f"  invalid games: {before.invalid / before.games:.1%} to {after.invalid / after.games:.1%}"
     if report.shuffled is not None:
         yield f"  with shuffled private values: {_points(report.shuffled.difference)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 
 import msgspec
@@ -52,12 +52,15 @@ def train(config: RunConfig, output: Path, *, quiet: bool = False, adapter: Path
         0.04
     """
     config.check()
-    with Engine.open(config) as engine:
-        learner = engine.learner()
-        if adapter is not None:
-            learner.load_adapter(engine.load_adapter(adapter))
-        with RunFolder.create(output, dump_config(config)) as run:
-            return _run(engine, learner, run, Clock(), quiet=quiet)
+    clock = Clock()
+    with ExitStack() as stack:
+        with clock.measure("other"):
+            engine = stack.enter_context(Engine.open(config))
+            learner = engine.learner()
+            if adapter is not None:
+                learner.load_adapter(engine.load_adapter(adapter))
+            run = stack.enter_context(RunFolder.create(output, dump_config(config)))
+        return _run(engine, learner, run, clock, quiet=quiet)
 
 
 def resume(output: Path, *, quiet: bool = False) -> Summary:
@@ -65,11 +68,17 @@ def resume(output: Path, *, quiet: bool = False) -> Summary:
 
     Raises `RunError` where there is no run, or another process is at it.
     """
-    with RunFolder.resume(output) as run, Engine.open(load_run_config(run.config_path)) as engine:
-        learner, clock = engine.learner(), Clock()
-        if (checkpoint := run.latest_checkpoint()) is not None:
-            learner.load(checkpoint.path)
-            clock = msgspec.json.decode((checkpoint.path / CLOCK).read_bytes(), type=Clock)
+    loading = Clock()
+    with ExitStack() as stack:
+        with loading.measure("other"):
+            run = stack.enter_context(RunFolder.resume(output))
+            engine = stack.enter_context(Engine.open(load_run_config(run.config_path)))
+            learner, clock = engine.learner(), Clock()
+            if (checkpoint := run.latest_checkpoint()) is not None:
+                learner.load(checkpoint.path)
+                clock = msgspec.json.decode((checkpoint.path / CLOCK).read_bytes(), type=Clock)
+                run.publish_adapter(learner.adapter().files())  # the process may have died between the two
+        clock.other += loading.other
         return _run(engine, learner, run, clock, quiet=quiet)
 
 

@@ -212,12 +212,16 @@ def referee(
     partner also the scripts by seat, "cast": {"buyer": "grim"}. What does not fit: exit code 2 and one line that says where.
     """
     from sparring.rollout import transcript as transcripts
+    from sparring.rollout.errors import TranscriptError
 
     if transcript == "-":
         loaded = transcripts.load_transcript(sys.stdin.buffer.read())
     else:
         loaded = transcripts.read_transcript(Path(transcript))
-    verdict = transcripts.referee(loaded)
+    try:
+        verdict = transcripts.referee(loaded)
+    except TranscriptError as error:
+        raise TranscriptError(f"{transcript}: {error}") from error
     if as_json:
         print_json(verdict)
     else:

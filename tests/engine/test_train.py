@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from sparring.engine.collect import collect, learn
 from sparring.engine.config import RunConfig, load_run_config
-from sparring.engine.errors import ConfigError, Interrupted
+from sparring.engine.errors import ConfigError, Interrupted, RunError
 from sparring.engine.models import TINY_FOLDER
 from sparring.engine.run_folder import RunFolder
 from sparring.engine.tiny.build import TinyConfig, build, save
@@ -62,7 +63,11 @@ def test_a_summary_has_the_shape_that_others_rely_on(config: RunConfig, tmp_path
         assert set(figures["families"]) == {"auction", "haggle"}
         assert all(names <= own.keys() for own in figures["families"].values())
         assert figures["win"] + figures["draw"] + figures["loss"] + figures["void"] == figures["games"]
-    assert {"win_rate", "low", "high"} <= summary["evaluation"]["difference"].keys()
+    evaluation = summary["evaluation"]
+    assert evaluation["baseline"]["void"] == evaluation["trained"]["void"] == 0
+    gain = evaluation["trained"]["win_rate"] - evaluation["baseline"]["win_rate"]
+    assert evaluation["difference"]["win_rate"] == pytest.approx(gain)
+    assert evaluation["difference"]["low"] <= gain <= evaluation["difference"]["high"]
     assert {"total", "play", "learn", "publish", "evaluate"} == summary["seconds"].keys()
     assert {"generate_tokens_per_second", "learn_tokens_per_second", "games_per_hour"} == summary["throughput"].keys()
 
@@ -109,6 +114,25 @@ def test_resuming_a_finished_run_changes_nothing_but_repeats_the_evaluation(conf
     again = resume(tmp_path / "run", quiet=True)
     assert again.adapter == first.adapter
     assert again.evaluation == first.evaluation
+
+
+def test_a_run_that_died_between_its_last_checkpoint_and_the_adapter_still_ends_with_the_right_adapter(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter was left as it had been two checkpoints before, under a summary that named the new one."""
+    published = RunFolder.publish_adapter
+    calls = count()
+
+    def dies(self: RunFolder, files: dict[str, bytes]) -> Path:
+        if next(calls) > 0:
+            raise RunError("the disk is gone")
+        return published(self, files)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "publish_adapter", dies)
+        with pytest.raises(RunError, match="the disk is gone"):
+            train(config, tmp_path / "run", quiet=True)
+    assert resume(tmp_path / "run", quiet=True).adapter == adapter_of(tmp_path / "run")
 
 
 def test_collect_then_learn_is_one_step_of_train(config: RunConfig, tmp_path: Path) -> None:

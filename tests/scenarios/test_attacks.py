@@ -1,8 +1,8 @@
 """Every attack of the hardening list on every family that it can be tried on, with the verdict it must come to.
 
 Rows that belong elsewhere: accepting an offer that was replaced needs offers with ids, which only the sequential families will
-have (here a stale price is a mismatch); self-play collusion and private codes are held down by fixed partners and shown by the
-metrics of a run, no single game can tell them; the injector as a partner is the evaluation's.
+have (here a stale price is a mismatch); self-play collusion and private codes are held down by fixed partners, no single game can
+tell them; that a policy resists a partner who injects is a matter of evaluation, the referee's part is tested here.
 """
 
 from __future__ import annotations
