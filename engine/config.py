@@ -25,6 +25,7 @@ from sparring.scenarios.family import Split
 Count = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(gt=0)]
+Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 TRAINING_SCRIPTS = "scripts"
 UNSEEN_SCRIPT = "unseen"
@@ -41,7 +42,7 @@ class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Games of each scenario from each seat. The partners take turns, so each meets about as many games."""
     partners: tuple[str, ...] = (TRAINING_SCRIPTS, UNSEEN_SCRIPT)
     """As `RunConfig.partners`; "unseen" is each family's script that training never meets."""
-    seed: int = 0
+    seed: Seed = 0
     """Draws the scenarios and everything random in their games."""
     control: bool = True
     """Also play every game with the policy reading another instance's private values: what gain remains is value-blind."""
@@ -59,7 +60,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The preset that it came from, for the record."""
     name: str = "run"
     """The run's name in reports and trackers."""
-    seed: int = 0
+    seed: Seed = 0
     model: str = "tiny"
     """The base model: "tiny" is the one shipped with the package; otherwise a local folder or a Hugging Face name."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

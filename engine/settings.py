@@ -72,7 +72,7 @@ def _read(source: str | Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the settings file {path}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a TOMLDecodeError is a ValueError; so is an integer of 5,000 digits
         raise ConfigError(f"{path}: not TOML: {error}") from error
 
 
@@ -95,7 +95,7 @@ def _parse_override(kind: type[msgspec.Struct], override: str) -> dict[str, Any]
 def _toml_value(text: str) -> Any:
     try:
         document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     return document["value"] if len(document) == 1 else text
 

@@ -51,7 +51,7 @@ class LoraSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rslora: bool = False
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0:
+        if self.rank < 1 or not 0 < self.alpha < math.inf:
             raise AdapterError(f"lora wants rank of at least 1 and alpha above 0, got {self.rank} and {self.alpha}")
 
     @property
@@ -140,7 +140,7 @@ def load_adapter(folder: Path, *, base_model: str | None = None) -> Adapter:
         name=metadata.get("name", folder.name),
         spec=spec,
         tensors=tensors,
-        step=int(step) if step.isdecimal() else 0,
+        step=int(step) if step.isdecimal() and len(step) < 19 else 0,
         base_model=metadata.get("base_model", ""),
     )
     if base_model is not None:
@@ -156,7 +156,7 @@ def _read_spec(path: Path) -> LoraSpec:
             f"no adapter in {path.parent} ({error.strerror}: {path.name}): give a folder in PEFT format with {CONFIG_FILE} and "
             f"{WEIGHTS_FILE}"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdapterError(f"{path} is not JSON ({error}): save the adapter again") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise AdapterError(f"{path} does not describe a LoRA adapter (peft_type LORA): only LoRA can be loaded")
@@ -172,7 +172,7 @@ def _read_spec(path: Path) -> LoraSpec:
             target_modules=tuple(sorted(targets)) if isinstance(targets, list) else (),
             rslora=bool(config.get("use_rslora", False)),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise AdapterError(f"{path} lacks a usable r or lora_alpha ({error}): save the adapter again") from error
 
 

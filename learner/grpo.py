@@ -21,6 +21,7 @@ from sparring.learner.errors import LearnerError
 from sparring.rollout.trajectory import Trajectory
 
 Normalisation = Literal["token", "sequence"]
+MIN_TEMPERATURE = 1e-3
 
 
 class GrpoConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,8 +51,10 @@ class GrpoConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise LearnerError(f"grpo wants 0 <= clip_low <= 1 and clip_high >= 0, got {self.clip_low} and {self.clip_high}")
         if self.kl_beta < 0 or self.entropy_coef < 0 or self.advantage_eps < 0:
             raise LearnerError("grpo wants kl_beta, entropy_coef and advantage_eps of at least 0")
-        if (self.tis_cap is not None and self.tis_cap <= 0) or (self.temperature is not None and self.temperature <= 0):
-            raise LearnerError("grpo wants tis_cap and temperature above 0, or left out")
+        if (self.tis_cap is not None and self.tis_cap <= 0) or (
+            self.temperature is not None and not self.temperature >= MIN_TEMPERATURE
+        ):
+            raise LearnerError(f"grpo wants tis_cap above 0 and temperature of at least {MIN_TEMPERATURE}, or left out")
 
 
 @dataclass(frozen=True, kw_only=True)

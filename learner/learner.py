@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -70,6 +71,11 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Compute what sequences have in common at their beginning once."""
 
     def __post_init__(self) -> None:
+        numbers = (self.learning_rate, self.final_rate, *self.betas, self.eps, self.weight_decay, self.max_grad_norm)
+        if not all(math.isfinite(number) for number in numbers):
+            raise LearnerError("learner wants finite rates, betas, eps, weight_decay and max_grad_norm")
+        if not all(0 <= beta < 1 for beta in self.betas) or self.eps <= 0:
+            raise LearnerError(f"learner wants betas of at least 0 and below 1, and eps above 0, got {self.betas} and {self.eps}")
         if self.learning_rate <= 0 or min(self.warmup_steps, self.max_grad_norm, self.weight_decay) < 0:
             raise LearnerError("learner wants learning_rate above 0; warmup_steps, max_grad_norm and weight_decay not below 0")
         if min(self.epochs, self.minibatches, self.token_budget) < 1:
@@ -161,7 +167,12 @@ class Learner:
 
     def pack(self, trajectories: Sequence[Trajectory], advantages: Sequence[float], weights: Sequence[float]) -> list[Batch]:
         """Micro-batches for `forward_backward`, on the learner's device; a number per trajectory in both lists."""
-        config = self.config
+        config, vocabulary = self.config, len(self._head.weight)
+        for t in trajectories:
+            if t.token_ids and not 0 <= min(t.token_ids) <= max(t.token_ids) < vocabulary:
+                raise LearnerError(
+                    f"game {t.game_id!r} holds token ids outside this model's {vocabulary}: collect with this model"
+                )
         packed = pack(
             trajectories,
             advantages,

@@ -84,5 +84,7 @@ def load_scenario(data: bytes | str | dict[str, Any]) -> Scenario:
         if isinstance(data, dict):
             return msgspec.convert(data, Scenario)
         return msgspec.json.decode(data, type=Scenario)
+    except RecursionError as error:
+        raise ScenarioError("not a scenario: it is nested too deeply") from error
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise ScenarioError(f"not a scenario: {error}") from error

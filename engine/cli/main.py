@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from sparring import __version__
 from sparring.engine.cli import bench, evaluation, scenarios, tiny, training
 from sparring.engine.cli.output import printable
-from sparring.engine.errors import Interrupted
+from sparring.engine.errors import GeneratorStopped, Interrupted
 from sparring.scenarios.errors import SparringError
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
@@ -40,7 +40,7 @@ class Commands(TyperGroup):
             raise typer.Exit(BROKEN_PIPE) from error
         except Interrupted as error:
             raise _stop(str(error), INTERRUPTED) from error
-        except SparringError as error:
+        except (SparringError, GeneratorStopped) as error:
             raise _stop(f"error: {error}", USER_ERROR) from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
