@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from sparring.engine.errors import ConfigError
 from sparring.engine.settings import load_config
+from sparring.engine.vllm_config import MemoryConfig, VllmConfig
 from sparring.learner.learner import LearnerConfig
 from sparring.rollout.errors import RolloutError
 from sparring.rollout.player import Sampling, find_strategy
@@ -65,6 +66,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The base model: "tiny" is the one shipped with the package; otherwise a local folder or a Hugging Face name."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto" takes the GPU where there is one."""
+    generator: Literal["auto", "torch", "vllm"] = "auto"
+    """What samples: "vllm", the embedded "torch", or "auto", which takes vLLM where it is installed and usable and says why."""
     threads: NonNegative = 1
     """CPU threads of PyTorch; 0 leaves it to PyTorch. On a busy machine more threads than free cores are far slower than one."""
 
@@ -84,6 +87,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     sampling: Sampling = Sampling()
     learner: LearnerConfig = LearnerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    vllm: VllmConfig = VllmConfig()
+    memory: MemoryConfig = MemoryConfig()
 
     checkpoint_every: Count = 20
     """Steps between checkpoints; the last step always has one."""
