@@ -138,12 +138,14 @@ def _checked(tree: dict[str, Any], kind: type[msgspec.Struct], label: str, above
 
 
 def _suggest(key: str, kind: type[msgspec.Struct], above: str, root: type[msgspec.Struct]) -> str:
-    """The nearest known key: beside the wrong one, else anywhere, else all there are."""
-    if near := difflib.get_close_matches(key, kind.__struct_fields__, n=1):
-        return f"did you mean {above}{near[0]}?"
+    """The nearest known key: of that very name elsewhere, beside the wrong one, else anywhere, else all there are."""
     everywhere: dict[str, str] = {}
     for dotted in _settings(root):
         everywhere.setdefault(dotted.rpartition(".")[2], dotted)
+    if key in everywhere:
+        return f"did you mean {everywhere[key]}?"
+    if near := difflib.get_close_matches(key, kind.__struct_fields__, n=1):
+        return f"did you mean {above}{near[0]}?"
     if near := difflib.get_close_matches(key, everywhere, n=1, cutoff=0.8):
         return f"did you mean {everywhere[near[0]]}?"
     return f"known here: {', '.join(kind.__struct_fields__)}"
