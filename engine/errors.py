@@ -6,6 +6,7 @@ SparringError (scenarios/errors.py)
 │   └── Interrupted    a run that was asked to stop, and has saved a checkpoint
 ├── TrackerError       a metrics tracker that cannot start
 ├── GeneratorError     a request, adapter or model that the generator cannot serve
+├── FenceError         the policy that plays is not the policy that learns
 └── EvaluationError    an evaluation or comparison that cannot be made
 RuntimeError
 └── GeneratorStopped   the generator failed or was closed under its requests
@@ -38,6 +39,10 @@ class EvaluationError(SparringError):
 
 class GeneratorError(SparringError):
     """A request, adapter or model that the generator cannot serve."""
+
+
+class FenceError(SparringError):
+    """The policy that plays is not the policy that learns: nothing that it played may be learned from."""
 
 
 class GeneratorStopped(RuntimeError):

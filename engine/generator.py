@@ -10,8 +10,9 @@ from typing import Protocol
 
 import msgspec
 
+from sparring.engine.errors import GeneratorError
 from sparring.learner.adapter import Adapter
-from sparring.rollout.sampler import Sampler
+from sparring.rollout.sampler import Sampler, SampleRequest
 
 
 class GeneratorStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,9 +57,18 @@ class Generator(Sampler, Protocol):
         """Stops serving `name`; raises `GeneratorError` if it is unknown."""
         ...
 
+    def verify(self, name: str) -> None:
+        """Raises `FenceError` if what would play as `name` is not, to the last bit, what was published so."""
+        ...
+
     @property
     def adapters(self) -> Mapping[str, str]:
         """Published names, each with its fingerprint."""
+        ...
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests that are waiting or being computed."""
         ...
 
     def release(self) -> None:
@@ -75,3 +85,30 @@ class Generator(Sampler, Protocol):
     def close(self) -> None:
         """Fails what is in flight with `GeneratorStopped` and gives all memory back; the generator is of no use afterwards."""
         ...
+
+
+def check_request(request: SampleRequest, *, max_context: int, vocab_size: int) -> None:
+    """Raises `GeneratorError`, saying what to change, for a request that no generator of these sizes can serve."""
+    length = len(request.prompt_ids)
+    if length == 0 or request.max_tokens < 1:
+        raise GeneratorError(f"prompt_ids has {length} tokens and max_tokens is {request.max_tokens}: both must be at least 1")
+    if length + request.max_tokens > max_context:
+        raise GeneratorError(
+            f"a prompt of {length} tokens and max_tokens {request.max_tokens} exceed max_context {max_context}: "
+            f"set max_context (sampling.context of a run) to {length + request.max_tokens} or more, or shorten the game"
+        )
+    if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocab_size:
+        raise GeneratorError(f"prompt_ids must lie in the model's vocabulary of {vocab_size}: is this its tokenizer?")
+    if not 0 <= request.temperature < float("inf") or not 0 < request.top_p <= 1:
+        raise GeneratorError(
+            f"temperature {request.temperature} must be at least 0, and top_p {request.top_p} above 0 and at most 1"
+        )
+
+
+def check_base(adapter: Adapter, base_model: str) -> None:
+    """Raises `GeneratorError` for an adapter that says it was trained on another model than the one of this fingerprint."""
+    if adapter.base_model and base_model and adapter.base_model != base_model:
+        raise GeneratorError(
+            f"adapter {adapter.name!r} was trained on base model {adapter.base_model}, this generator serves {base_model}: make "
+            "the generator of the model it was trained on"
+        )

@@ -13,7 +13,9 @@ from types import MappingProxyType
 import torch
 
 from sparring.engine.decoder import Decoder, Weights
-from sparring.engine.errors import GeneratorError
+from sparring.engine.errors import FenceError, GeneratorError
+from sparring.engine.generator import check_base
+from sparring.kernels.checksum import checksums
 from sparring.learner.adapter import Adapter
 
 
@@ -24,6 +26,8 @@ class Policy:
     number: int
     fingerprint: str
     weights: Weights
+    checksum: tuple[int, ...] = ()
+    """Of the merged weights as they were published; empty for the base model."""
 
 
 class Policies:
@@ -58,19 +62,26 @@ class Policies:
 
         Adapters of equal fingerprint share one policy. Raises `GeneratorError` for one that does not fit, and changes nothing.
         """
-        if adapter.base_model and adapter.base_model != self.base.fingerprint:
-            raise GeneratorError(
-                f"adapter {adapter.name!r} was trained on base model {adapter.base_model}, this generator serves "
-                f"{self.base.fingerprint}: make the generator of the model it was trained on"
-            )
+        check_base(adapter, self.base.fingerprint)
         fingerprint = adapter.fingerprint
         policy = next((policy for policy in self._published.values() if policy.fingerprint == fingerprint), None)
         if policy is None:
             with torch.inference_mode():
-                policy = Policy(next(self._numbers), fingerprint, self._decoder.merge(adapter.merged_deltas()))
+                weights = self._decoder.merge(adapter.merged_deltas())
+            policy = Policy(next(self._numbers), fingerprint, weights, _checksum(weights))
         former = self._published.get(name)
         self._published[name] = policy
         return former
+
+    def verify(self, name: str) -> None:
+        """Raises `FenceError` if the weights that serve `name` are not those that were published."""
+        policy = self.find(name)
+        if _checksum(policy.weights) != policy.checksum:
+            raise FenceError(
+                f"what serves {name!r} is no longer adapter {policy.fingerprint}: its weights were overwritten after it was "
+                "published, so games would be played by another policy than the one that learns; resume the run from its last "
+                "checkpoint"
+            )
 
     def unpublish(self, name: str) -> Policy:
         """Stops serving `name` and returns what was served so. Raises `GeneratorError`."""
@@ -80,3 +91,8 @@ class Policies:
 
     def clear(self) -> None:
         self._published.clear()
+
+
+def _checksum(weights: Weights) -> tuple[int, ...]:
+    linears = [linear for layer in weights.layers for linear in layer] + [weights.head]
+    return tuple(checksums([linear.weight for linear in linears]))

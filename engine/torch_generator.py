@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from sparring.engine.batch_layout import Ints, lay_out
 from sparring.engine.decoder import Decoder
 from sparring.engine.errors import GeneratorError, GeneratorStopped
-from sparring.engine.generator import GeneratorStats
+from sparring.engine.generator import GeneratorStats, check_request
 from sparring.engine.kv_cache import KVCache
 from sparring.engine.policies import Policies, Policy
 from sparring.engine.token_sampling import Draws
@@ -131,6 +131,10 @@ class TorchGenerator:
     def unpublish(self, name: str) -> None:
         self._retire(self._policies.unpublish(name))
 
+    def verify(self, name: str) -> None:
+        """Raises `FenceError` if the merged weights that serve `name` are not those that were published."""
+        self._policies.verify(name)
+
     def release(self) -> None:
         if self.num_in_flight:
             raise GeneratorError(
@@ -156,24 +160,7 @@ class TorchGenerator:
             raise GeneratorError(
                 "the generator is closed: make a new one" if self._closed else "the cache is released: call resume() first"
             )
-        length = len(request.prompt_ids)
-        if length == 0 or request.max_tokens < 1:
-            raise GeneratorError(
-                f"prompt_ids has {length} tokens and max_tokens is {request.max_tokens}: both must be at least 1"
-            )
-        if length + request.max_tokens > self.config.max_context:
-            raise GeneratorError(
-                f"a prompt of {length} tokens and max_tokens {request.max_tokens} exceed max_context {self.config.max_context}: "
-                f"set max_context (sampling.context of a run) to {length + request.max_tokens} or more, or shorten the game"
-            )
-        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < self._decoder.vocab_size:
-            raise GeneratorError(
-                f"prompt_ids must lie in the model's vocabulary of {self._decoder.vocab_size}: is this its tokenizer?"
-            )
-        if not 0 <= request.temperature < float("inf") or not 0 < request.top_p <= 1:
-            raise GeneratorError(
-                f"temperature {request.temperature} must be at least 0, and top_p {request.top_p} above 0 and at most 1"
-            )
+        check_request(request, max_context=self.config.max_context, vocab_size=self._decoder.vocab_size)
 
     def _start_engine(self) -> None:
         loop = asyncio.get_running_loop()

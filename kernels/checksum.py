@@ -5,6 +5,7 @@ Not cryptographic: it finds accidents, not forgeries.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
@@ -25,9 +26,25 @@ def checksum(tensor: Tensor) -> Tensor:
     return (bits_N * _weights(len(bits_N), tensor.device)).sum()
 
 
-def checksums(tensors: list[Tensor]) -> list[int]:
-    """The checksum of each, with one synchronisation of the device."""
-    return torch.stack([checksum(tensor) for tensor in tensors]).tolist() if tensors else []
+def checksums(tensors: Sequence[Tensor]) -> list[int]:
+    """Of the tensors laid end to end, one for about every 4M elements: few launches for many small tensors, and one
+    synchronisation of the device. Equal for equal tensors in equal order."""
+    found = [checksum(chunk) for chunk in joined(tensors)]
+    return torch.stack(found).tolist() if found else []
+
+
+def joined(tensors: Sequence[Tensor], *, limit: int = 1 << 22) -> Iterator[Tensor]:
+    """Tensors of one dtype and device in flat pieces [N]: neighbours are laid end to end until a piece has `limit` elements."""
+    held: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        held.append(tensor.detach().reshape(-1))
+        size += tensor.numel()
+        if size >= limit:
+            yield torch.cat(held)
+            held, size = [], 0
+    if held:
+        yield torch.cat(held)
 
 
 @lru_cache(maxsize=32)

@@ -80,11 +80,10 @@ class Adapter:
     @property
     def fingerprint(self) -> str:
         """12 hex digits of the names, shapes, scaling and bits: equal policies share it, on whatever device they lie."""
-        names = sorted(self.tensors)
-        digest = hashlib.sha256()
-        for name, found in zip(names, checksums([self.tensors[name] for name in names]), strict=True):
-            tensor = self.tensors[name]
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {self.spec.scaling} {found}\n".encode())
+        named = sorted(self.tensors.items())
+        names = [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in named]
+        found = checksums([tensor for _, tensor in named])
+        digest = hashlib.sha256(f"{self.spec.scaling} {names} {found}".encode())
         return digest.hexdigest()[:12]
 
     @property
