@@ -1,10 +1,12 @@
 """A stand-in for the weights of a vLLM model: the same names, the same fused and padded layout, from plain PyTorch modules.
 
-`test_shared_weights_vllm.py` holds it to the names and shapes of real vLLM models.
+`test_shared_weights_vllm.py` holds it to the names and shapes of real vLLM models. Random games to train on, too, and a request
+to a real engine.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+
+from sparring.rollout.trajectory import Trajectory
+from sparring.scenarios.outcome import Verdict
 
 PADDING = 64
 """vLLM's embeddings have a multiple of so many rows."""
@@ -123,3 +128,54 @@ def with_adapters() -> Callable[[nn.Module], dict[str, Tensor]]:
         return {wrapped[name]: parameter for name, parameter in tree.named_parameters()}
 
     return read
+
+
+def deal_games(vocabulary: int) -> list[Trajectory]:
+    """Two groups of random tokens whose rewards differ."""
+    rng = random.Random(0)
+    out = []
+    for n in range(6):
+        length = rng.randint(9, 14)
+        mask = [i >= 4 for i in range(length)]
+        out.append(
+            Trajectory(
+                game_id=str(n),
+                scenario_id=str(n % 2),
+                family="haggle",
+                seat="seller",
+                partner="script:hold",
+                token_ids=[rng.randrange(vocabulary) for _ in range(length)],
+                logprobs=[-4.0 if trained else 0.0 for trained in mask],
+                loss_mask=mask,
+                temperature=1.0,
+                policy="",
+                reward=rng.choice([-1.0, 1.0]) if n > 1 else 1.0 - 2.0 * n,
+                verdict=Verdict.WIN,
+                score=0.5,
+            )
+        )
+    return out
+
+
+@pytest.fixture
+def random_games() -> Callable[[int], list[Trajectory]]:
+    return deal_games
+
+
+def sample_eight(engine: Any, prompt: list[int]) -> tuple[list[int], list[float]]:
+    """Eight ids that vLLM samples, and their log-probs."""
+    from vllm import SamplingParams
+
+    params = SamplingParams(max_tokens=8, temperature=1.0, seed=0, logprobs=0, detokenize=False, ignore_eos=True)
+    engine.add_request("eight", {"prompt_token_ids": prompt}, params)
+    outputs = []
+    while engine.has_unfinished_requests():
+        outputs += engine.step()
+    (completion,) = outputs[-1].outputs
+    ids = list(completion.token_ids)
+    return ids, [logprobs[token].logprob for token, logprobs in zip(ids, completion.logprobs, strict=True)]
+
+
+@pytest.fixture
+def generate() -> Callable[[Any, list[int]], tuple[list[int], list[float]]]:
+    return sample_eight

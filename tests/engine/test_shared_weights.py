@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from sparring.learner.adapter import LoraSpec
 from sparring.learner.learner import Learner, LearnerConfig
 from sparring.learner.lora import fingerprint_model
 from sparring.rollout.trajectory import Trajectory
-from sparring.scenarios.outcome import Verdict
 
 VOCABULARY = 61
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -83,33 +81,6 @@ def qwen(tmp_path: Path, fused_model: Fuse) -> Case:
     return make(tmp_path, fused_model, **MODELS["qwen2"])
 
 
-def trajectories(num: int = 6) -> list[Trajectory]:
-    """Two groups of random tokens whose rewards differ."""
-    rng = random.Random(0)
-    out = []
-    for n in range(num):
-        length = rng.randint(9, 14)
-        mask = [i >= 4 for i in range(length)]
-        out.append(
-            Trajectory(
-                game_id=str(n),
-                scenario_id=str(n % 2),
-                family="haggle",
-                seat="seller",
-                partner="script:hold",
-                token_ids=[rng.randrange(VOCABULARY) for _ in range(length)],
-                logprobs=[-4.0 if trained else 0.0 for trained in mask],
-                loss_mask=mask,
-                temperature=1.0,
-                policy="",
-                reward=rng.choice([-1.0, 1.0]) if n > 1 else 1.0 - 2.0 * n,
-                verdict=Verdict.WIN,
-                score=0.5,
-            )
-        )
-    return out
-
-
 def test_every_parameter_is_a_view_of_equal_value(case: Case) -> None:
     shared, plain = case.shared(), dict(case.plain.named_parameters())
     storages = {tensor.untyped_storage().data_ptr() for tensor in case.parameters.values()}
@@ -138,14 +109,14 @@ def test_it_is_the_model_that_transformers_loads(case: Case) -> None:
     assert len(head) == VOCABULARY
 
 
-def test_a_step_on_it_gives_the_same_adapter(case: Case) -> None:
+def test_a_step_on_it_gives_the_same_adapter(case: Case, random_games: Callable[[int], list[Trajectory]]) -> None:
     """And the learner's own module tree still shares every weight, under PEFT's layers, after the step."""
     config = LearnerConfig(lora=LoraSpec(rank=4), learning_rate=1e-2)
     shared = case.shared()
     before = {name: tensor.clone() for name, tensor in case.parameters.items()}
     learners = [Learner(model, config, seed=3) for model in (shared, case.plain)]
     for _ in range(2):  # B starts at zero: the second step is A's first
-        stats = [learner.step(trajectories()) for learner in learners]
+        stats = [learner.step(random_games(VOCABULARY)) for learner in learners]
         assert stats[0].grad_norm == stats[1].grad_norm > 0
     mine, theirs = (learner.adapter() for learner in learners)
     assert mine.base_model == theirs.base_model
