@@ -64,6 +64,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     seed: Seed = 0
     model: str = "tiny"
     """The base model: "tiny" is the one shipped with the package; otherwise a local folder or a Hugging Face name."""
+    quantization: Literal["none", "nf4"] = "none"
+    """"nf4" keeps the base model's linear layers in 4 bits, a copy for the generator and one for the learner (bitsandbytes)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto" takes the GPU where there is one."""
     generator: Literal["auto", "torch", "vllm"] = "auto"
@@ -102,6 +104,11 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         self._check_partners()
         self._check_sampling()
         self._check_schedule()
+        if self.quantization != "none" and self.generator == "torch":
+            raise ConfigError(
+                f'quantization = "{self.quantization}" is not for the embedded generator, which merges weights: set '
+                'generator = "vllm", or quantization = "none"'
+            )
         evaluation = self.evaluation
         if evaluation.split == "train":
             raise ConfigError('evaluation.split = "train" measures on training scenarios: set it to "seed", "range" or "skin"')

@@ -2,6 +2,7 @@
 
 SparringError (scenarios/errors.py)
 ├── ConfigError        a setting that does not exist, has the wrong type, or contradicts another
+│   └── MemoryPlanError  settings whose run does not fit the memory there is
 ├── RunError           a run folder that cannot be opened, written or read
 │   └── Interrupted    a run that was asked to stop, and has saved a checkpoint
 ├── TrackerError       a metrics tracker that cannot start
@@ -19,6 +20,10 @@ from sparring.scenarios.errors import SparringError
 
 class ConfigError(SparringError):
     """A setting that does not exist, has the wrong type, or contradicts another."""
+
+
+class MemoryPlanError(ConfigError):
+    """Settings whose run does not fit the memory there is."""
 
 
 class RunError(SparringError):

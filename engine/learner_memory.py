@@ -4,7 +4,8 @@ Owns the formulas, which follow `learner/decoder.py`, `learner/attention.py`, `l
 `kernels/linear_logprob.py` tensor by tensor; a test compares them with what autograd really saves. There is no activation
 checkpointing. What else is in memory at the time is `memory_plan.py`'s.
 
-Axes: N packed rows, R rows that predict, M trained tokens, H hidden, A all query heads, K all kv heads, I MLP, r rank, V vocabulary.
+Axes: N packed rows, R rows that predict, M trained tokens, H hidden, A all query heads, K all kv heads,
+I MLP, r rank, V vocabulary.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def kept_activations(
 
 
 def workspace(shape: ModelShape, rows: Rows, *, itemsize: int) -> int:
-    """Bytes of temporaries at the step's worst moment, beside what was kept: a chunk of logits, or the gradients within an MLP."""
+    """Bytes of temporaries at the step's worst moment, beside what was kept: a chunk of logits, or an MLP's gradients."""
     return max(_logits(shape, rows, itemsize), _gradients(shape, rows, itemsize))
 
 
@@ -120,7 +121,7 @@ class _Layer:
         return FP32 * (query + key)
 
     def inputs(self, names: tuple[str, ...], num_rows: int, width: int) -> int:
-        """Adapted layers that read the same input: x [N, width], once where fused and once a layer where not; x A^T [N, r] each."""
+        """Adapted layers that read the same input: x [N, width], once where fused and once each where not; x A^T [N, r] each."""
         adapted = len(self.targets.intersection(names))
         copies = min(1, adapted) if self.fused else adapted
         return num_rows * self.lora_itemsize * (copies * width + adapted * self.rank)

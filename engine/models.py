@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
 from sparring.engine.errors import ConfigError
 
 GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
 TINY = "tiny"
+Quantization = Literal["none", "nf4"]
 TINY_FOLDER = Path(__file__).parent / "tiny" / "weights"
 """Where the model that ships with the package lies."""
 
@@ -25,23 +34,50 @@ def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def load_model(name: str, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def model_source(name: str) -> str | Path:
+    """What Transformers and vLLM are to load for `model = name`."""
+    return TINY_FOLDER if name == TINY else name
+
+
+def load_model(
+    name: str, device: torch.device, quantization: Quantization = "none"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model, frozen and in evaluation mode (fp32 on a CPU, bf16 on a GPU), and its tokenizer.
 
-    Raises `ConfigError` for a model that cannot be found or read.
+    With "nf4" its linear layers but the head are quantised to 4 bits (Dettmers et al. 2023) with double quantisation, compute in
+    bf16, and the rest is bf16. Raises `ConfigError` for a model that cannot be found or read, and where bitsandbytes is missing.
     """
-    source = TINY_FOLDER if name == TINY else name
+    source = model_source(name)
     logging.disable_progress_bar()
+    how: dict[str, Any] = {"dtype": torch.float32 if device.type == "cpu" else torch.bfloat16}
+    if quantization == "nf4":
+        how = {"dtype": torch.bfloat16, "device_map": {"": device}, "quantization_config": _nf4()}
     try:
         tokenizer = load_tokenizer(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32 if device.type == "cpu" else torch.bfloat16)
+        model = AutoModelForCausalLM.from_pretrained(source, **how)
     except (OSError, ValueError) as error:
         reason = str(error).split("\n", 1)[0]
         raise ConfigError(
             f'cannot load model {name!r}: {reason} (set model = "tiny", a local folder, or a Hugging Face name)'
         ) from error
-    torch.nn.Module.to(model, device)
+    if quantization == "none":
+        torch.nn.Module.to(model, device)
     return model.eval().requires_grad_(False), tokenizer
+
+
+def _nf4() -> BitsAndBytesConfig:
+    """Raises `ConfigError` where bitsandbytes, or accelerate, which places its tensors, is missing."""
+    for package in ("bitsandbytes", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f'quantization = "nf4" needs {package}, which is not installed: pip install {package}, or set "none"'
+            )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
