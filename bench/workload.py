@@ -17,6 +17,7 @@ import msgspec
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sparring.engine.backend import Choice, torch_backend
 from sparring.engine.config import RunConfig, load_run_config, partner_specs
 from sparring.engine.deal import deal
 from sparring.engine.engine import Engine
@@ -79,8 +80,12 @@ class Workload:
     def engine(self, concurrency: int) -> Engine:
         """The engine that plays so many games at once."""
         if concurrency not in self._engines:
-            self._engines[concurrency] = Engine(msgspec.structs.replace(self.config, concurrency=concurrency), *self.loaded)
+            self._engines[concurrency] = self._open(concurrency)
         return self._engines[concurrency]
+
+    def _open(self, concurrency: int) -> Engine:
+        config = msgspec.structs.replace(self.config, concurrency=concurrency)
+        return Engine(config, torch_backend(config, *self.loaded, Choice("torch", "what is measured")))
 
     def play(self, engine: Engine, deals: Sequence[Deal]) -> list[Game]:
         """All games of the deals; none may fail."""

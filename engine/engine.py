@@ -12,13 +12,10 @@ from types import TracebackType
 from typing import Self
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sparring.engine.backend import Backend, open_backend
 from sparring.engine.config import RunConfig, load_run_config
-from sparring.engine.errors import ConfigError
 from sparring.engine.generator import Generator
-from sparring.engine.models import load_model, resolve_device
-from sparring.engine.torch_generator import TorchGenerator, TorchGeneratorConfig
 from sparring.learner.adapter import Adapter, load_adapter
 from sparring.learner.learner import Learner
 from sparring.learner.lora import fingerprint_model
@@ -43,25 +40,22 @@ class Engine:
         ...     learner.step([trajectory for game in games for trajectory in game.trajectories])
     """
 
-    def __init__(self, config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, config: RunConfig, backend: Backend) -> None:
         self.config = config
-        self.model = model
-        self.tokenizer = tokenizer
-        self.chat = ChatFormat(tokenizer)
-        self.base_model = fingerprint_model(model)
-        context, longest = config.sampling.context, getattr(model.config, "max_position_embeddings", None)
-        if longest is not None and context > longest:
-            where = f"the {longest} positions of model {config.model!r}"
-            raise ConfigError(f"sampling.context = {context} exceeds {where}: set it to {longest} or less")
-        self.generator: Generator = TorchGenerator(model, TorchGeneratorConfig(num_slots=config.concurrency, max_context=context))
+        self.backend = backend
+        self.model, self.tokenizer = backend.model, backend.tokenizer
+        self.generator: Generator = backend.generator
+        self.chat = ChatFormat(backend.tokenizer)
+        self.base_model = fingerprint_model(backend.model)
 
     @classmethod
     def open(cls, source: RunConfig | str | Path, overrides: Sequence[str] = ()) -> Self:
-        """From a config, a preset's name or a TOML file. Raises `ConfigError` for settings or a model that cannot be used."""
+        """From a config, a preset's name or a TOML file. Raises `ConfigError` for settings or a model that cannot be used,
+        `GeneratorError` where the generator refuses it."""
         config = source if isinstance(source, RunConfig) else load_run_config(source, overrides=overrides)
         if config.threads:
             torch.set_num_threads(config.threads)
-        return cls(config, *load_model(config.model, resolve_device(config.device)))
+        return cls(config, open_backend(config))
 
     def __enter__(self) -> Self:
         return self

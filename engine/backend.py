@@ -1,0 +1,173 @@
+"""From settings to a base model and the generator that plays with it: which generator, why, and whose weights.
+
+Owns the choice and the order of opening. On a GPU vLLM comes first and the learner's model is made of views into its weights; on
+a CPU, or where that cannot be, the learner loads a copy of its own and the notes say what it costs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sparring.engine import vllm_contact
+from sparring.engine.config import RunConfig
+from sparring.engine.errors import ConfigError
+from sparring.engine.generator import Generator
+from sparring.engine.memory_plan import MemoryPlan, plan
+from sparring.engine.model_shape import read_shape
+from sparring.engine.models import TINY, TINY_FOLDER, load_model, load_tokenizer, resolve_device
+from sparring.engine.shared_weights import share_weights
+from sparring.engine.torch_generator import TorchGenerator, TorchGeneratorConfig
+from sparring.engine.vllm_contact import EngineSettings
+from sparring.engine.vllm_generator import SLOTS_PER_ADAPTER, VllmGenerator
+from sparring.learner.lora import fingerprint_model
+
+LINEAR_LAYERS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
+"""What an adapter may train where `learner.lora.target_modules` is empty."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A generator, and why it was chosen.
+
+    Example:
+        >>> str(choose_generator(load_run_config("demo")))
+        'generator torch: set in the settings'
+    """
+
+    kind: Literal["torch", "vllm"]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"generator {self.kind}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What plays, on what."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    generator: Generator
+    choice: Choice
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it was opened."""
+
+
+def choose_generator(config: RunConfig) -> Choice:
+    """Which generator the settings lead to. Loads nothing: that one asked for cannot be used shows when it is opened."""
+    if config.generator != "auto":
+        return Choice(config.generator, "set in the settings")
+    if config.model == TINY:
+        return Choice("torch", "the model that ships with the package plays on the embedded generator, which starts at once")
+    if (reason := vllm_contact.unusable()) is not None:
+        return Choice("torch", reason)
+    if config.device == "cpu" and torch.cuda.is_available():
+        return Choice("torch", 'device = "cpu" on a machine with a GPU, which vLLM would use')
+    if config.sampling.top_p < 1:
+        return Choice(
+            "torch", f"sampling.top_p = {config.sampling.top_p}, after which vLLM's log-probs are no longer the model's"
+        )
+    return Choice("vllm", f"vLLM {vllm_contact.installed()} is installed and usable")
+
+
+def open_backend(config: RunConfig) -> Backend:
+    """Raises `ConfigError` for a model that cannot be loaded or will not fit, `GeneratorError` where vLLM refuses it."""
+    choice = choose_generator(config)
+    device = resolve_device(config.device)
+    if choice.kind == "torch":
+        if config.quantization != "none":
+            raise ConfigError(f"quantization = {config.quantization!r} needs vLLM: {choice.reason}")
+        return torch_backend(config, *load_model(config.model, device), choice)
+    if config.sampling.top_p < 1:
+        raise ConfigError('sampling.top_p below 1 cannot be learned from with generator = "vllm": set it to 1, or use "torch"')
+    if device.type == "cpu":
+        return _vllm_on_cpu(config, choice)
+    return _vllm_on_gpu(config, choice)
+
+
+def torch_backend(config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, choice: Choice) -> Backend:
+    """The embedded generator on a model that is loaded."""
+    _check_context(config, model)
+    sizes = TorchGeneratorConfig(num_slots=config.concurrency, max_context=config.sampling.context)
+    return Backend(model, tokenizer, TorchGenerator(model, sizes), choice)
+
+
+def _vllm_on_cpu(config: RunConfig, choice: Choice) -> Backend:
+    """vLLM's CPU build packs the weights for itself, so the learner always has a copy of its own."""
+    if config.quantization != "none":
+        raise ConfigError(f"quantization = {config.quantization!r} needs a GPU: vLLM serves it nowhere else")
+    planned = plan(config, read_shape(config.model), device_gb(config, "cpu"), device="cpu", generator="vllm")
+    model, tokenizer = load_model(config.model, torch.device("cpu"))
+    _check_context(config, model)
+    settings = _settings(config, planned, torch.float32)
+    return Backend(model, tokenizer, VllmGenerator(settings, base_model=fingerprint_model(model)), choice)
+
+
+def _vllm_on_gpu(config: RunConfig, choice: Choice) -> Backend:
+    source = _source(config)
+    planned = plan(config, read_shape(config.model), device_gb(config, "cuda"), device="cuda", generator="vllm")
+    generator = VllmGenerator(_settings(config, planned, torch.bfloat16))
+    notes: tuple[str, ...] = ()
+    shared = share_weights(source, generator.parameters()) if config.vllm.share_weights else None
+    if isinstance(shared, PreTrainedModel):
+        model, tokenizer = shared, load_tokenizer(source)
+    else:
+        if shared is not None:
+            notes = (str(shared),)
+        model, tokenizer = load_model(config.model, torch.device("cuda"), config.quantization)
+    _check_context(config, model)
+    generator.base_model = fingerprint_model(model)
+    return Backend(model, tokenizer, generator, choice, notes)
+
+
+def device_gb(config: RunConfig, device: Literal["cpu", "cuda"]) -> float:
+    """The memory that a run may plan with, in units of 2**30 bytes: what the settings say, else all that there is."""
+    if config.memory.device_gb:
+        return config.memory.device_gb
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory / 2**30
+    return psutil.virtual_memory().total / 2**30
+
+
+def _settings(config: RunConfig, planned: MemoryPlan, dtype: torch.dtype) -> EngineSettings:
+    vllm, lora = config.vllm, config.learner.lora
+    return EngineSettings(
+        model=str(_source(config)),
+        dtype=dtype,
+        max_model_len=config.sampling.context,
+        max_num_seqs=vllm.max_num_seqs or config.concurrency,
+        max_num_batched_tokens=vllm.max_num_batched_tokens,
+        num_slots=SLOTS_PER_ADAPTER * vllm.max_adapters,
+        max_lora_rank=vllm.max_lora_rank or lora.rank,
+        lora_modules=lora.target_modules or LINEAR_LAYERS,
+        kv_cache_bytes=planned.kv_cache_bytes,
+        cpu=planned.device == "cpu",
+        enforce_eager=vllm.enforce_eager,
+        quantization="bitsandbytes" if config.quantization == "nf4" else None,
+        memory_fraction=_memory_fraction(config, planned),
+    )
+
+
+def _memory_fraction(config: RunConfig, planned: MemoryPlan) -> float:
+    """Of the whole GPU, what vLLM may fill: it sizes nothing by this, and refuses to start where less is free."""
+    if planned.device == "cpu":
+        return 0.9
+    whole = torch.cuda.get_device_properties(0).total_memory / 2**30
+    return max(0.05, min(0.95, (planned.device_gb - config.memory.reserve_gb) / whole))
+
+
+def _source(config: RunConfig) -> Path | str:
+    return TINY_FOLDER if config.model == TINY else config.model
+
+
+def _check_context(config: RunConfig, model: PreTrainedModel) -> None:
+    context, longest = config.sampling.context, getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and context > longest:
+        where = f"the {longest} positions of model {config.model!r}"
+        raise ConfigError(f"sampling.context = {context} exceeds {where}: set it to {longest} or less")
