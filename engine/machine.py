@@ -48,7 +48,7 @@ def look() -> Machine:
     gpu = _gpu()
     return Machine(
         python=platform.python_version(),
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         torch_cuda=torch.version.cuda or "",
         device="cpu" if gpu is None else "cuda",
         gpu=gpu,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
@@ -23,12 +24,19 @@ LARGEST = 3
 
 def refuse(config: RunConfig, shape: ModelShape, plan: MemoryPlan) -> NoReturn:
     """Raises `MemoryPlanError` for a plan that does not fit."""
-    found = [f"{key} = {_toml(value)}" for key, value in suggestions(config, shape, plan)]
+    raise MemoryPlanError(refusal(config, shape, plan))
+
+
+def refusal(config: RunConfig, shape: ModelShape, plan: MemoryPlan) -> str:
+    """What does not fit, by how much, and the way out."""
+    found = [
+        " with ".join(f"{key} = {_toml(value)}" for key, value in changes.items()) for changes in suggestions(config, shape, plan)
+    ]
     if found:
         way_out = f"any one of these makes it fit: {', '.join(found)}"
     else:
         way_out = f"no single setting is enough: lower several of {', '.join(_keys(config, plan))}, or take a smaller model"
-    raise MemoryPlanError(f"model {config.model!r} does not fit: {'; '.join(problems(plan))}; {way_out}")
+    return f"model {config.model!r} does not fit: {'; '.join(problems(plan))}; {way_out}"
 
 
 def problems(plan: MemoryPlan) -> list[str]:
@@ -49,39 +57,47 @@ def problems(plan: MemoryPlan) -> list[str]:
     return found
 
 
-def suggestions(config: RunConfig, shape: ModelShape, plan: MemoryPlan) -> Iterator[tuple[str, Any]]:
-    """Settings with the largest value below today's that makes the plan fit when only that setting changes."""
+def suggestions(config: RunConfig, shape: ModelShape, plan: MemoryPlan) -> Iterator[dict[str, Any]]:
+    """Changes of one setting, or of two that go together, to the largest value below today's that makes the plan fit."""
 
-    def fits(key: str, value: Any) -> bool:
-        changed = _replace(config, key.split("."), value)
+    def fits(keys: Sequence[str], value: Any) -> bool:
+        changed = config
+        for key in keys:
+            changed = _replace(changed, key.split("."), value)
         return draw_up(changed, shape, plan.device_gb, device=plan.device, generator=plan.generator).fits
 
-    for key, values in _candidates(config, plan):
-        value = _largest(values, lambda value, key=key: fits(key, value))  # type: ignore[misc]
+    for keys, values in _candidates(config, plan):
+        value = _largest(values, partial(fits, keys))
         if value is not None:
-            yield key, value
+            yield dict.fromkeys(keys, value)
 
 
-def _candidates(config: RunConfig, plan: MemoryPlan) -> Iterator[tuple[str, Sequence[Any]]]:
-    """Settings that may help, each with its values from the most frugal to the most lavish, all below the present one."""
-    context, lora, vllm = config.sampling.context, config.learner.lora, config.vllm
-    yield "learner.token_budget", range(-(-context // 256) * 256, config.learner.token_budget, 256)
-    yield "sampling.context", range(_least_context(config), context, 256)
-    yield "learner.lora.rank", [rank for rank in (1, 2, 4, *LORA_RANKS[1:]) if rank < lora.rank]
+def _candidates(config: RunConfig, plan: MemoryPlan) -> Iterator[tuple[tuple[str, ...], Sequence[Any]]]:
+    """Settings that may help, each with its values from the most frugal to the most lavish, all below the present one.
+
+    A budget below the context saves nothing, since a game that fills its context makes a batch of its own.
+    """
+    context, budget, vllm = config.sampling.context, config.learner.token_budget, config.vllm
+    yield ("learner.token_budget",), range(-(-context // 256) * 256, budget, 256)
+    contexts = range(_least_context(config), context, 256)
+    yield ("sampling.context",), contexts
+    if budget > contexts.start:
+        yield ("sampling.context", "learner.token_budget"), contexts
+    yield ("learner.lora.rank",), [rank for rank in (1, 2, 4, *LORA_RANKS[1:]) if rank < config.learner.lora.rank]
     if plan.generator == "vllm":
         sequences = vllm.max_num_seqs or config.concurrency
-        yield "vllm.max_num_batched_tokens", range(max(512, sequences), vllm.max_num_batched_tokens, 512)
-        yield "vllm.max_num_seqs", range(8, sequences, 8)
-        yield "vllm.max_adapters", range(1, vllm.max_adapters)
-        yield "vllm.kv_cache_gb", [_other_cache(config, plan)]
-    yield "concurrency", range(8, config.concurrency, 8)
+        yield ("vllm.max_num_batched_tokens",), range(max(512, sequences), vllm.max_num_batched_tokens, 512)
+        yield ("vllm.max_num_seqs",), range(8, sequences, 8)
+        yield ("vllm.max_adapters",), range(1, vllm.max_adapters)
+        yield ("vllm.kv_cache_gb",), [_other_cache(config, plan)]
+    yield ("concurrency",), range(8, config.concurrency, 8)
     if plan.generator == "vllm" and plan.device == "cuda":
         if not vllm.share_weights and config.quantization == "none":
-            yield "vllm.share_weights", [True]
+            yield ("vllm.share_weights",), [True]
         if not vllm.enforce_eager:
-            yield "vllm.enforce_eager", [True]
+            yield ("vllm.enforce_eager",), [True]
         if config.quantization == "none":
-            yield "quantization", ["nf4"]
+            yield ("quantization",), ["nf4"]
 
 
 def _other_cache(config: RunConfig, plan: MemoryPlan) -> float:
@@ -98,7 +114,7 @@ def _least_context(config: RunConfig) -> int:
 
 
 def _keys(config: RunConfig, plan: MemoryPlan) -> list[str]:
-    return [key for key, values in _candidates(config, plan) if values]
+    return [keys[0] for keys, values in _candidates(config, plan) if values and len(keys) == 1]
 
 
 def _largest(values: Sequence[Any], fits: Callable[[Any], bool]) -> Any:

@@ -16,7 +16,7 @@ from sparring.engine.config import RunConfig
 from sparring.engine.learner_memory import kept_activations, workspace, worst_rows
 from sparring.engine.model_shape import ModelShape
 
-GB = 1 << 30
+GB, MB = 1 << 30, 1 << 20
 FP32, BF16 = 4, 2
 SLOTS_PER_ADAPTER = 2
 """One serves while the other is written."""

@@ -14,7 +14,7 @@ import msgspec
 
 from sparring.engine.config import RunConfig
 from sparring.engine.machine import memory_gb
-from sparring.engine.memory_ledger import GB, Device, GeneratorKind, Item, KVCachePlan, Phase, TorchLedger, VllmLedger
+from sparring.engine.memory_ledger import GB, MB, Device, GeneratorKind, Item, KVCachePlan, Phase, TorchLedger, VllmLedger
 from sparring.engine.model_shape import ModelShape
 
 if TYPE_CHECKING:
@@ -52,31 +52,33 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def table(self) -> Table:
-        """The plan for a reader: items down, phases across, in GB."""
+        """The plan for a reader: items down, phases across, in GB, or in MB where all is small."""
         from rich.table import Table
 
         where = "RAM" if self.device == "cpu" else "GPU memory"
+        unit, name = (GB, "GB") if max(phase.bytes for phase in self.phases) > 4 * GB else (MB, "MB")
         title = f"{self.model}, generator {self.generator}: {self.device_gb:g} GB of {where}"
         table = Table(title=title, title_justify="left", show_footer=True)
-        table.add_column("GB", footer="together\nfree")
+        table.add_column(name, footer="together\nfree")
         for phase in self.phases:
-            free = (self.device_bytes - phase.bytes) / GB
-            table.add_column(phase.name, footer=f"{phase.bytes / GB:.2f}\n{free:.2f}", justify="right")
+            free = self.device_bytes - phase.bytes
+            table.add_column(phase.name, footer=f"{phase.bytes / unit:,.2f}\n{free / unit:,.2f}", justify="right")
         table.add_column("set by", footer="")
-        sizes: dict[str, dict[str, Item]] = {}
+        rows: dict[str, dict[str, Item]] = {}
         for phase in self.phases:
             for item in phase.items:
-                sizes.setdefault(item.name, {})[phase.name] = item
-        for name, found in sizes.items():
-            cells = [f"{found[p.name].bytes / GB:.2f}" if p.name in found else "" for p in self.phases]
-            table.add_row(name, *cells, next(iter(found.values())).setting)
+                rows.setdefault(item.name, {})[phase.name] = item
+        for title, found in rows.items():
+            cells = [f"{found[p.name].bytes / unit:,.2f}" if p.name in found else "" for p in self.phases]
+            table.add_row(title, *cells, next(iter(found.values())).setting)
         return table
 
     @property
     def kv_cache_text(self) -> str:
         """One line on what the KV cache holds."""
         cache = self.kv_cache
-        return f"The KV cache of {cache.bytes / GB:.1f} GB holds {cache.tokens:,} tokens: {cache.games} games of full context."
+        size = f"{cache.bytes / GB:.1f} GB" if cache.bytes >= GB else f"{cache.bytes / MB:.1f} MB"
+        return f"The KV cache of {size} holds {cache.tokens:,} tokens: {cache.games} games of full context."
 
 
 def plan(

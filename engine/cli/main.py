@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from sparring import __version__
-from sparring.engine.cli import bench, evaluation, scenarios, tiny, training
+from sparring.engine.cli import bench, doctor, evaluation, scenarios, tiny, training
 from sparring.engine.cli.output import printable
 from sparring.engine.errors import GeneratorStopped, Interrupted
 from sparring.scenarios.errors import SparringError
@@ -84,6 +84,7 @@ def root(
 
 training.register(app)
 evaluation.register(app)
+doctor.register(app)
 app.add_typer(scenarios.app, name="scenarios")
 app.add_typer(bench.app, name="bench")
 app.add_typer(tiny.app, name="tiny")

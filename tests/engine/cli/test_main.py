@@ -28,6 +28,7 @@ COMMANDS = (
     "scenarios referee",
     "scenarios recheck",
     "bench throughput",
+    "doctor",
     "tiny build",
 )
 

