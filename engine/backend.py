@@ -6,6 +6,7 @@ a CPU, or where that cannot be, the learner loads a copy of its own and the note
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -57,6 +58,11 @@ class Backend:
     choice: Choice
     notes: tuple[str, ...] = ()
     """What a user should know of how it was opened."""
+
+    def announce(self) -> None:
+        """The choice and the notes, on stderr."""
+        for line in (str(self.choice), *self.notes):
+            print(line, file=sys.stderr)
 
 
 def choose_generator(config: RunConfig) -> Choice:
@@ -131,8 +137,8 @@ def device_gb(config: RunConfig, device: Literal["cpu", "cuda"]) -> float:
     if config.memory.device_gb:
         return config.memory.device_gb
     if device == "cuda":
-        return torch.cuda.get_device_properties(0).total_memory / 2**30
-    return psutil.virtual_memory().total / 2**30
+        return float(torch.cuda.get_device_properties(0).total_memory) / 2**30
+    return float(psutil.virtual_memory().total) / 2**30
 
 
 def _settings(config: RunConfig, planned: MemoryPlan, dtype: torch.dtype) -> EngineSettings:

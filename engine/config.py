@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from sparring.engine.errors import ConfigError
+from sparring.engine.fence import FenceConfig
 from sparring.engine.settings import load_config
 from sparring.engine.vllm_config import MemoryConfig, VllmConfig
 from sparring.learner.learner import LearnerConfig
@@ -89,6 +90,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     sampling: Sampling = Sampling()
     learner: LearnerConfig = LearnerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    fence: FenceConfig = FenceConfig()
     vllm: VllmConfig = VllmConfig()
     memory: MemoryConfig = MemoryConfig()
 

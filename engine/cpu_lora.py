@@ -1,6 +1,6 @@
 """LoRA on vLLM's CPU build, as two matrix products for each adapter in the batch.
 
-vLLM's own CPU path copies the adapter once for every token, and reads slot -1, the last one, for tokens that have no adapter. This
+vLLM's own CPU path copies the adapter once for every token, and reads slot -1, the last one, for tokens without an adapter. This
 one groups the rows of a batch by slot and leaves rows without an adapter alone. CUDA has kernels that do the like; this is never
 used there.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from random import Random
 
 from sparring.engine.config import RunConfig, partner_specs
+from sparring.rollout.chat import ChatFormat
 from sparring.rollout.trajectory import Deal
 from sparring.scenarios import registry
+from sparring.scenarios.game import GameState
 
 
 def deal(config: RunConfig, step: int) -> list[Deal]:
@@ -25,3 +27,14 @@ def deal(config: RunConfig, step: int) -> list[Deal]:
         for game in range(config.games_per_scenario):
             deals.append(Deal(id=f"{step}/{place}/{game}", scenario=scenario, players=players, seed=rng.randrange(1 << 62)))
     return deals
+
+
+def openings(config: RunConfig, chat: ChatFormat, count: int) -> list[list[int]]:
+    """`count` prompts as the policy first reads them, each of another game of the run's first steps: the same at every step."""
+    prompts: list[list[int]] = []
+    for number in range(count):
+        step, place = divmod(number, config.scenarios_per_step)
+        first = deal(config, step)[place * config.games_per_scenario]
+        seen = GameState(first.scenario, first.cast).observe(first.trained_seats[0])
+        prompts.append(chat.opening(seen.instructions, seen.heard))
+    return prompts

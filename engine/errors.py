@@ -8,6 +8,7 @@ SparringError (scenarios/errors.py)
 ├── TrackerError       a metrics tracker that cannot start
 ├── GeneratorError     a request, adapter or model that the generator cannot serve
 ├── FenceError         the policy that plays is not the policy that learns
+├── SharingError       learner and vLLM no longer train and serve the same memory (shared_weights.py)
 └── EvaluationError    an evaluation or comparison that cannot be made
 RuntimeError
 └── GeneratorStopped   the generator failed or was closed under its requests

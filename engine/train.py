@@ -15,9 +15,10 @@ import msgspec
 
 from sparring.engine.appraise import appraise
 from sparring.engine.config import RunConfig, load_run_config
-from sparring.engine.deal import deal
+from sparring.engine.deal import deal, openings
 from sparring.engine.engine import POLICY, Engine
 from sparring.engine.errors import Interrupted
+from sparring.engine.fence import Fence, FenceReport
 from sparring.engine.run_folder import RunFolder
 from sparring.engine.settings import dump_config
 from sparring.engine.summary import Clock, Summary, seconds, throughput
@@ -84,6 +85,8 @@ def resume(output: Path, *, quiet: bool = False) -> Summary:
 
 def _run(engine: Engine, learner: Learner, run: RunFolder, clock: Clock, *, quiet: bool) -> Summary:
     tracker = _trackers(engine.config, run, quiet=quiet)
+    if not quiet:
+        engine.backend.announce()
     try:
         return asyncio.run(_Loop(engine, learner, run, clock, tracker, quiet=quiet).run())
     except KeyboardInterrupt as error:
@@ -113,7 +116,12 @@ class _Loop:
         self.config, self.quiet = engine.config, quiet
         self.saved = learner.steps
         self.updating = False
-        """Inside an update, where the learner's state is no step's."""
+        """Inside an update, or after one that the fence has not passed: the learner's state is no step's."""
+        self.published = ""
+        """The fingerprint of the policy that was handed to the generator."""
+        prompts = openings(self.config, engine.chat, self.config.fence.canaries)
+        temperature = self.config.sampling.temperature
+        self.fence = Fence(engine.generator, learner, self.config.fence, prompts, temperature=temperature)
 
     async def run(self) -> Summary:
         """Every step that is left, then the evaluation. However it is stopped, the last whole step is saved."""
@@ -129,26 +137,30 @@ class _Loop:
         return await self.finish()
 
     async def step(self) -> None:
-        """Deal, play, score, pack, step, publish."""
+        """Deal, play, score, pack, step, publish. The fence stands before the games, and between the step and what is kept."""
         deals = deal(self.config, self.learner.steps)
         rollout = RolloutStats()
         with self.clock.measure("play"):
+            self.engine.generator.resume()
+            agreement = await self.fence.check(POLICY, self.published)
             games = await self.play(deals, rollout)
+        trajectories = trained_on(games, deals)
+        self.fence.check_games(trajectories, self.published)
         self.updating = True
         with self.clock.measure("learn"):
-            stats = self.learner.step(trained_on(games, deals))
+            stats = self.learner.step(trajectories)
+        self.fence.check_step(stats)
         self.updating = False
         self.clock.games += len(games)
         self.clock.sampled_tokens += rollout.sampled_tokens
         self.clock.learned_tokens += stats.tokens
         self.publish()
         with self.clock.measure("other"):
-            self.tracker.log(self.learner.steps, step_metrics(rollout, stats))
+            self.tracker.log(self.learner.steps, step_metrics(rollout, stats, agreement))
 
     async def play(self, deals: list[Deal], rollout: RolloutStats) -> list[Game]:
         """The games of a step, each in the database as soon as it ends. The cache is given back to the learner afterwards."""
         step, games = self.learner.steps, list[Game]()
-        self.engine.generator.resume()
         with Progress(f"step {step + 1}", total=len(deals), stats=rollout, quiet=self.quiet) as progress:
             async with aclosing(self.engine.play(deals, adapter=POLICY, on_game=progress.add)) as played:  # type: ignore[type-var]
                 async for game in played:
@@ -159,7 +171,9 @@ class _Loop:
 
     def publish(self) -> None:
         with self.clock.measure("publish"):
-            self.engine.publish(POLICY, self.learner.adapter())
+            adapter = self.learner.adapter()
+            self.engine.publish(POLICY, adapter)
+            self.published = adapter.fingerprint
 
     def save(self) -> None:
         """The checkpoint, and the adapter where others look for it."""
@@ -177,6 +191,7 @@ class _Loop:
         report = None
         if self.config.evaluation.scenarios:
             self.engine.generator.resume()
+            self.engine.generator.verify(POLICY)
             with self.clock.measure("evaluate"):
                 report = await appraise(self.engine, adapter=POLICY, quiet=self.quiet, on_game=self.record_evaluated)
         summary = Summary(
@@ -200,8 +215,8 @@ def trained_on(games: Iterable[Game], deals: Iterable[Deal]) -> list[Trajectory]
     return [trajectory for deal in deals for trajectory in by_id[deal.id].trajectories]
 
 
-def step_metrics(rollout: RolloutStats, stats: StepStats) -> dict[str, float]:
-    """A step's figures by name: `play/...` of the games, `learn/...` of the update."""
+def step_metrics(rollout: RolloutStats, stats: StepStats, agreement: FenceReport) -> dict[str, float]:
+    """A step's figures by name: `play/...` of the games, `learn/...` of the update, `fence/...` of the canaries before them."""
     tally = rollout.tally
     played = {
         "win_rate": tally.win_rate,
@@ -218,4 +233,5 @@ def step_metrics(rollout: RolloutStats, stats: StepStats) -> dict[str, float]:
     }
     families = {f"play/win_rate/{family}": own.win_rate for family, own in rollout.families.items()}
     learned = {f"learn/{name}": float(value) for name, value in msgspec.structs.asdict(stats).items() if name != "step"}
-    return {f"play/{name}": float(value) for name, value in played.items()} | families | learned
+    fenced = {f"fence/{name}": float(value) for name, value in msgspec.structs.asdict(agreement).items()}
+    return {f"play/{name}": float(value) for name, value in played.items()} | families | learned | fenced

@@ -105,7 +105,8 @@ class Learner:
         self.skipped = 0
         """Of these, the ones that found gradients that were not finite and changed nothing."""
         self.base_model = fingerprint_model(base_model)
-        self.device = next(base_model.parameters()).device
+        first = next(base_model.parameters())
+        self.device, self.dtype = first.device, first.dtype
         model = share_base(base_model)
         model.set_attn_implementation(ATTENTION)
         self._decoder, self._head = _halves(model)
