@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import psutil
 import torch
+from packaging.version import Version
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparring.engine import vllm_contact
 from sparring.engine.config import RunConfig
 from sparring.engine.errors import ConfigError
 from sparring.engine.generator import Generator
+from sparring.engine.machine import memory_gb
 from sparring.engine.memory_plan import MemoryPlan, plan
 from sparring.engine.model_shape import read_shape
 from sparring.engine.models import TINY, TINY_FOLDER, load_model, load_tokenizer, resolve_device
@@ -79,7 +80,20 @@ def choose_generator(config: RunConfig) -> Choice:
         return Choice(
             "torch", f"sampling.top_p = {config.sampling.top_p}, after which vLLM's log-probs are no longer the model's"
         )
+    if (reason := _unservable(config)) is not None:
+        return Choice("torch", reason)
     return Choice("vllm", f"vLLM {vllm_contact.installed()} is installed and usable")
+
+
+def _unservable(config: RunConfig) -> str | None:
+    """Why vLLM would not serve this model here, as far as its config.json tells."""
+    try:
+        shape = read_shape(config.model)
+    except ConfigError as error:
+        return f"the memory of a run on vLLM cannot be planned: {error}"
+    if resolve_device(config.device).type == "cpu" and shape.head_dim not in vllm_contact.CPU_HEAD_SIZES:
+        return f"vLLM's CPU build computes no attention heads of {shape.head_dim}"
+    return None
 
 
 def open_backend(config: RunConfig) -> Backend:
@@ -108,7 +122,9 @@ def _vllm_on_cpu(config: RunConfig, choice: Choice) -> Backend:
     """vLLM's CPU build packs the weights for itself, so the learner always has a copy of its own."""
     if config.quantization != "none":
         raise ConfigError(f"quantization = {config.quantization!r} needs a GPU: vLLM serves it nowhere else")
-    planned = plan(config, read_shape(config.model), device_gb(config, "cpu"), device="cpu", generator="vllm")
+    if (reason := _unservable(config)) is not None:
+        raise ConfigError(f'generator = "vllm": {reason}: set generator = "torch"')
+    planned = plan(config, read_shape(config.model), device="cpu", generator="vllm")
     model, tokenizer = load_model(config.model, torch.device("cpu"))
     _check_context(config, model)
     settings = _settings(config, planned, torch.float32)
@@ -116,8 +132,14 @@ def _vllm_on_cpu(config: RunConfig, choice: Choice) -> Backend:
 
 
 def _vllm_on_gpu(config: RunConfig, choice: Choice) -> Backend:
+    version = vllm_contact.installed()
+    if config.quantization != "none" and version is not None and Version(version) >= vllm_contact.BITSANDBYTES_UNTIL:
+        raise ConfigError(
+            f"quantization = {config.quantization!r}: vLLM {version} no longer quantises with bitsandbytes: install vLLM 0.26 or "
+            '0.27, or set quantization = "none", which shares one bf16 copy'
+        )
     source = _source(config)
-    planned = plan(config, read_shape(config.model), device_gb(config, "cuda"), device="cuda", generator="vllm")
+    planned = plan(config, read_shape(config.model), device="cuda", generator="vllm")
     generator = VllmGenerator(_settings(config, planned, torch.bfloat16))
     notes: tuple[str, ...] = ()
     shared = share_weights(source, generator.parameters()) if config.vllm.share_weights else None
@@ -130,15 +152,6 @@ def _vllm_on_gpu(config: RunConfig, choice: Choice) -> Backend:
     _check_context(config, model)
     generator.base_model = fingerprint_model(model)
     return Backend(model, tokenizer, generator, choice, notes)
-
-
-def device_gb(config: RunConfig, device: Literal["cpu", "cuda"]) -> float:
-    """The memory that a run may plan with, in units of 2**30 bytes: what the settings say, else all that there is."""
-    if config.memory.device_gb:
-        return config.memory.device_gb
-    if device == "cuda":
-        return float(torch.cuda.get_device_properties(0).total_memory) / 2**30
-    return float(psutil.virtual_memory().total) / 2**30
 
 
 def _settings(config: RunConfig, planned: MemoryPlan, dtype: torch.dtype) -> EngineSettings:
@@ -164,8 +177,7 @@ def _memory_fraction(config: RunConfig, planned: MemoryPlan) -> float:
     """Of the whole GPU, what vLLM may fill: it sizes nothing by this, and refuses to start where less is free."""
     if planned.device == "cpu":
         return 0.9
-    whole = torch.cuda.get_device_properties(0).total_memory / 2**30
-    return max(0.05, min(0.95, (planned.device_gb - config.memory.reserve_gb) / whole))
+    return max(0.05, min(0.95, (planned.device_gb - config.memory.reserve_gb) / memory_gb("cuda")))
 
 
 def _source(config: RunConfig) -> Path | str:

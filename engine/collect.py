@@ -10,14 +10,20 @@ from contextlib import ExitStack, aclosing
 from pathlib import Path
 
 import msgspec
+import torch
 
 from sparring.engine.config import RunConfig
 from sparring.engine.deal import deal
 from sparring.engine.engine import POLICY, Engine
 from sparring.engine.errors import ConfigError
+from sparring.engine.fence import Fence
+from sparring.engine.models import load_model, resolve_device
 from sparring.engine.train import trained_on
-from sparring.learner.learner import STATE_FILE
+from sparring.learner.adapter import load_adapter
+from sparring.learner.learner import STATE_FILE, Learner
+from sparring.learner.lora import fingerprint_model
 from sparring.learner.stats import StepStats
+from sparring.rollout.chat import ChatFormat
 from sparring.rollout.errors import TrainingFileError
 from sparring.rollout.progress import Progress
 from sparring.rollout.stats import RolloutStats
@@ -57,6 +63,7 @@ def collect(
             learner.load_adapter(engine.load_adapter(adapter))
         policy = learner.adapter()
         engine.publish(POLICY, policy)
+        fence = engine.fence(learner)
         header = Header(
             base_model=engine.base_model,
             tokenizer=engine.chat.fingerprint,
@@ -67,7 +74,7 @@ def collect(
             path.parent.mkdir(parents=True, exist_ok=True)
         with TrainingWriter(output, header) as file:  # opened first: what cannot be written is not worth playing for
             deals, rollout = deal(config, step), RolloutStats()
-            games = asyncio.run(_play(engine, deals, rollout, quiet=quiet))
+            games = asyncio.run(_play(engine, fence, deals, rollout, quiet=quiet))
             trajectories = trained_on(games, deals)
             for trajectory in trajectories:
                 file.add(trajectory)
@@ -90,26 +97,31 @@ def learn(config: RunConfig, files: list[Path], output: Path, *, start: Path | N
     """
     if not files:
         raise ConfigError("nothing to learn from: name at least one training file")
-    with Engine.open(config) as engine:
-        for file in files:
-            header = read_header(file)
-            try:
-                header.check(base_model=engine.base_model, tokenizer=engine.chat.fingerprint)
-            except TrainingFileError as error:
-                raise TrainingFileError(f"{file}: {error}") from error
-        batches = [list(read_trajectories(file)) for file in files]
-        learner = engine.learner()
-        if start is not None:
-            if (start / STATE_FILE).is_file():
-                learner.load(start)
-            else:
-                learner.load_adapter(engine.load_adapter(start))
-        steps = tuple(learner.step(trajectories) for trajectories in batches)
-        learner.save(output)
-        return Learned(adapter=learner.adapter().fingerprint, steps=steps)
+    config.check()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model, tokenizer = load_model(config.model, resolve_device(config.device), config.quantization)
+    base_model, own_tokenizer = fingerprint_model(model), ChatFormat(tokenizer).fingerprint
+    for file in files:
+        header = read_header(file)
+        try:
+            header.check(base_model=base_model, tokenizer=own_tokenizer)
+        except TrainingFileError as error:
+            raise TrainingFileError(f"{file}: {error}") from error
+    batches = [list(read_trajectories(file)) for file in files]
+    learner = Learner(model, config.run_learner, seed=config.seed, name=POLICY)
+    if start is not None:
+        if (start / STATE_FILE).is_file():
+            learner.load(start)
+        else:
+            learner.load_adapter(load_adapter(start, base_model=base_model))
+    steps = tuple(learner.step(trajectories) for trajectories in batches)
+    learner.save(output)
+    return Learned(adapter=learner.adapter().fingerprint, steps=steps)
 
 
-async def _play(engine: Engine, deals: list[Deal], rollout: RolloutStats, *, quiet: bool) -> list[Game]:
+async def _play(engine: Engine, fence: Fence, deals: list[Deal], rollout: RolloutStats, *, quiet: bool) -> list[Game]:
+    await fence.check(POLICY)
     with ExitStack() as stack:
         progress = stack.enter_context(Progress("collect", total=len(deals), stats=rollout, quiet=quiet))
         async with aclosing(engine.play(deals, adapter=POLICY, on_game=progress.add)) as played:  # type: ignore[type-var]

@@ -15,6 +15,8 @@ import torch
 
 from sparring.engine.backend import Backend, open_backend
 from sparring.engine.config import RunConfig, load_run_config
+from sparring.engine.deal import openings
+from sparring.engine.fence import Fence
 from sparring.engine.generator import Generator
 from sparring.learner.adapter import Adapter, load_adapter
 from sparring.learner.learner import Learner
@@ -80,6 +82,11 @@ class Engine:
     def learner(self) -> Learner:
         """A learner with a fresh adapter from the config's seed."""
         return Learner(self.model, self.config.run_learner, seed=self.config.seed, name=POLICY)
+
+    def fence(self, learner: Learner) -> Fence:
+        """Holds what is published of a learner's policy to the learner; its canaries are openings of the run's own games."""
+        prompts = openings(self.config, self.chat, self.config.fence.canaries)
+        return Fence(self.generator, learner, self.config.fence, prompts, temperature=self.config.sampling.temperature)
 
     def publish(self, name: str, adapter: Adapter) -> None:
         """Serves an adapter under a name from now on. Raises `AdapterError` or `GeneratorError` where it does not fit."""

@@ -65,7 +65,7 @@ class Fence:
     Example:
         >>> fence = Fence(generator, learner, FenceConfig(), prompts, temperature=1.0)
         >>> generator.publish("policy", learner.adapter())
-        >>> (await fence.check("policy", learner.adapter().fingerprint)).mismatch_mean
+        >>> (await fence.check("policy")).mismatch_mean
         3e-06
     """
 
@@ -84,9 +84,12 @@ class Fence:
         self._checked: str | None = None
         self.limit = config.mismatch_limit or LIMITS.get(learner.dtype, max(LIMITS.values()))
 
-    async def check(self, name: str, fingerprint: str) -> FenceReport:
-        """Of what is served as `name`, which should be the learner's adapter of that fingerprint. No other request may be in
-        flight. Raises `FenceError`."""
+    async def check(self, name: str) -> FenceReport:
+        """Of what is served as `name`, which should be the learner's policy as it stands. No other request may be in flight.
+
+        Raises `FenceError`.
+        """
+        fingerprint = self._learner.adapter().fingerprint
         served = self._generator.adapters.get(name)
         if served != fingerprint:
             raise FenceError(
@@ -94,27 +97,27 @@ class Fence:
                 + _STOPPED
             )
         self._generator.verify(name)
+        fresh, self._checked = fingerprint != self._checked, fingerprint
         if not self._prompts:
             return FenceReport()
-        samples = [await self._first(name, fresh=fingerprint != self._checked)]
+        samples = [await self._first(name, fresh=fresh)]
         samples += await asyncio.gather(*(self._sample(name, number) for number in range(1, len(self._prompts))))
-        report = self._compare(samples, fingerprint)
+        report = self._compare(samples)
         if not report.mismatch_mean <= self.limit:
             raise FenceError(
                 f"after policy {fingerprint} was published, generator and learner give the same tokens log-probs that differ by "
-                f"{report.mismatch_mean:.2g} nats in the mean (at most {report.mismatch_max:.2g}), and {self.limit:g} is the limit: "
-                "the generator computes another policy than the learner, though its adapter is in place: its base weights or its "
-                "cache are not those of this policy" + _STOPPED
+                f"{report.mismatch_mean:.2g} nats in the mean, where {self.limit:g} is the limit: the generator computes another "
+                "policy than the learner, though its adapter is in place: its base weights or its cache are not those of this "
+                "policy" + _STOPPED
             )
-        self._checked = fingerprint
         return report
 
-    def check_games(self, trajectories: Iterable[Trajectory], fingerprint: str) -> None:
-        """That the policy of this fingerprint played them all. Raises `FenceError`."""
+    def check_games(self, trajectories: Iterable[Trajectory]) -> None:
+        """That the policy which was checked last played them all. Raises `FenceError`."""
         for trajectory in trajectories:
-            if trajectory.policy != fingerprint:
+            if trajectory.policy != self._checked:
                 raise FenceError(
-                    f"game {trajectory.game_id} was played by policy {trajectory.policy}, and {fingerprint} was published for "
+                    f"game {trajectory.game_id} was played by policy {trajectory.policy}, and {self._checked} was published for "
                     "this step" + _STOPPED
                 )
 
@@ -149,9 +152,9 @@ class Fence:
         )
         return await self._generator.sample(request)
 
-    def _compare(self, samples: Sequence[Sample], fingerprint: str) -> FenceReport:
+    def _compare(self, samples: Sequence[Sample]) -> FenceReport:
         played = [self._trajectory(number, sample) for number, sample in enumerate(samples)]
-        self.check_games(played, fingerprint)
+        self.check_games(played)
         scored = self._learner.logprobs(played)
         pairs = [
             (theirs, ours)

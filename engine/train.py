@@ -15,10 +15,10 @@ import msgspec
 
 from sparring.engine.appraise import appraise
 from sparring.engine.config import RunConfig, load_run_config
-from sparring.engine.deal import deal, openings
+from sparring.engine.deal import deal
 from sparring.engine.engine import POLICY, Engine
 from sparring.engine.errors import Interrupted
-from sparring.engine.fence import Fence, FenceReport
+from sparring.engine.fence import FenceReport
 from sparring.engine.run_folder import RunFolder
 from sparring.engine.settings import dump_config
 from sparring.engine.summary import Clock, Summary, seconds, throughput
@@ -117,11 +117,7 @@ class _Loop:
         self.saved = learner.steps
         self.updating = False
         """Inside an update, or after one that the fence has not passed: the learner's state is no step's."""
-        self.published = ""
-        """The fingerprint of the policy that was handed to the generator."""
-        prompts = openings(self.config, engine.chat, self.config.fence.canaries)
-        temperature = self.config.sampling.temperature
-        self.fence = Fence(engine.generator, learner, self.config.fence, prompts, temperature=temperature)
+        self.fence = engine.fence(learner)
 
     async def run(self) -> Summary:
         """Every step that is left, then the evaluation. However it is stopped, the last whole step is saved."""
@@ -142,10 +138,10 @@ class _Loop:
         rollout = RolloutStats()
         with self.clock.measure("play"):
             self.engine.generator.resume()
-            agreement = await self.fence.check(POLICY, self.published)
+            agreement = await self.fence.check(POLICY)
             games = await self.play(deals, rollout)
         trajectories = trained_on(games, deals)
-        self.fence.check_games(trajectories, self.published)
+        self.fence.check_games(trajectories)
         self.updating = True
         with self.clock.measure("learn"):
             stats = self.learner.step(trajectories)
@@ -171,9 +167,7 @@ class _Loop:
 
     def publish(self) -> None:
         with self.clock.measure("publish"):
-            adapter = self.learner.adapter()
-            self.engine.publish(POLICY, adapter)
-            self.published = adapter.fingerprint
+            self.engine.publish(POLICY, self.learner.adapter())
 
     def save(self) -> None:
         """The checkpoint, and the adapter where others look for it."""

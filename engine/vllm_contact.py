@@ -42,6 +42,10 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 EXTENSION = "sparring.engine.vllm_contact.SparringWorker"
 CPU_BLOCK_SIZE = 32
 """Tokens of a KV block; the prefix cache reuses whole blocks. The smallest that vLLM's CPU attention takes."""
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""What vLLM's CPU attention computes; another size fails when the first token is computed."""
+BITSANDBYTES_UNTIL = Version("0.28")
+"""From this version on vLLM quantises nothing itself while it loads."""
 IN_MEMORY = "in memory"
 """Stands where vLLM wants an adapter's path: nothing is ever read from it."""
 SALT = "sparring/"

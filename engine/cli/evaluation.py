@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparring.engine.cli.options import ConfigOption, JsonOption, PresetOption, QuietOption, SetOption, examples, load_settings
+from sparring.engine.cli.options import (
+    ConfigOption,
+    GeneratorOption,
+    JsonOption,
+    PresetOption,
+    QuietOption,
+    SetOption,
+    examples,
+    load_settings,
+)
 from sparring.engine.cli.output import notices, print_json
 
 if TYPE_CHECKING:
@@ -49,6 +58,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Draws scenarios and games.")] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="The base model.")] = None,
+    generator: GeneratorOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
@@ -68,6 +78,7 @@ def evaluate(
         raise ConfigError("--games and --scenarios both say how much to play: give one of them")
     own: dict[str, Any] = {
         "model": model,
+        "generator": generator,
         "evaluation.scenarios": scenarios,
         "evaluation.split": split,
         "evaluation.partners": partners.split(",") if partners else None,

@@ -39,6 +39,14 @@ AdapterOption = Annotated[
     Path | None,
     typer.Option("--adapter", metavar="DIR", help="The adapter to begin with, instead of a fresh one."),
 ]
+GeneratorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--generator",
+        metavar="auto|torch|vllm",
+        help="What samples: vLLM, the embedded torch, or auto, which takes vLLM where it is usable (`sparring doctor` tells).",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

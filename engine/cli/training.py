@@ -11,6 +11,7 @@ from sparring.engine.cli.options import (
     DEFAULT_PRESET,
     AdapterOption,
     ConfigOption,
+    GeneratorOption,
     IterationsOption,
     JsonOption,
     PresetOption,
@@ -32,6 +33,7 @@ def demo(
     output_dir: Annotated[Path, typer.Option("--output-dir", metavar="DIR", help="The run's folder.")] = Path("runs/demo"),
     iterations: IterationsOption = None,
     seed: SeedOption = None,
+    generator: GeneratorOption = None,
     sets: SetOption = None,
     resume: ResumeOption = False,
     quiet: QuietOption = False,
@@ -46,10 +48,10 @@ def demo(
     from sparring.engine.train import train
 
     if resume:
-        _refuse_settings({"--iterations": iterations, "--seed": seed, "--set": sets})
+        _refuse_settings({"--iterations": iterations, "--seed": seed, "--generator": generator, "--set": sets})
         _show(_resume(output_dir, quiet), output_dir, as_json)
         return
-    config = load_settings(DEFAULT_PRESET, None, sets, {"iterations": iterations, "seed": seed})
+    config = load_settings(DEFAULT_PRESET, None, sets, {"iterations": iterations, "seed": seed, "generator": generator})
     moved = move_aside(output_dir)
     if moved is not None:
         notices().print(f"the run that was in {output_dir} is now in {moved}")
@@ -69,6 +71,7 @@ def train(
         ),
     ] = None,
     seed: SeedOption = None,
+    generator: GeneratorOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
@@ -88,7 +91,13 @@ def train(
     """
     from sparring.engine.train import train
 
-    own = {"iterations": iterations, "games_per_scenario": games_per_scenario, "seed": seed, "tracker": tracker}
+    own = {
+        "iterations": iterations,
+        "games_per_scenario": games_per_scenario,
+        "seed": seed,
+        "generator": generator,
+        "tracker": tracker,
+    }
     if resume:
         given = {"--" + name.replace("_", "-"): value for name, value in own.items()}
         _refuse_settings({**given, "--preset": preset, "--config": config, "--set": sets, "--adapter": adapter})
@@ -127,6 +136,7 @@ def collect(
     step: Annotated[int, typer.Option("--step", metavar="N", min=0, help="Which step's games, from 0.")] = 0,
     adapter: AdapterOption = None,
     seed: SeedOption = None,
+    generator: GeneratorOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
@@ -139,7 +149,7 @@ def collect(
     """
     from sparring.engine.collect import collect
 
-    settings = load_settings(preset, config, sets, {"seed": seed})
+    settings = load_settings(preset, config, sets, {"seed": seed, "generator": generator})
     found = collect(settings, output, texts=texts, adapter=adapter, step=step, quiet=quiet)
     if as_json:
         print_json(found)
@@ -181,7 +191,11 @@ def learn(
 
 def register(app: typer.Typer) -> None:
     """Adds the four commands."""
-    app.command(epilog=examples("sparring demo", "sparring demo --iterations 10 --seed 1 --output-dir runs/short"))(demo)
+    app.command(
+        epilog=examples(
+            "sparring demo", "sparring demo --iterations 10 --seed 1 --output-dir runs/short", "sparring demo --generator vllm"
+        )
+    )(demo)
     app.command(
         epilog=examples(
             "sparring train --iterations 3 --games-per-scenario 10 --output-dir runs/mine",
