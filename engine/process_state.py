@@ -1,4 +1,4 @@
-"""Keeping what a library changes in the whole process while it loads: random states, threads, hooks, the environment.
+"""Keeping what a library changes in the whole process while it loads: random states, threads, hooks, some of the environment.
 
 vLLM seeds every global generator, replaces `torch.set_num_threads` on a CPU, takes the exception hook and puts LD_PRELOAD into
 the environment of every later child. Whoever loads it inside `kept` gets all of that back.
@@ -17,9 +17,9 @@ import torch
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """Afterwards all of it is as it was before, however the block ended."""
-    environment = dict(os.environ)
+def kept(*variables: str) -> Iterator[None]:
+    """Afterwards all of it, and these environment variables, are as before, however the block ended."""
+    environment = {name: os.environ.get(name) for name in variables}
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     hook, set_threads, threads, dtype = sys.excepthook, torch.set_num_threads, torch.get_num_threads(), torch.get_default_dtype()
     try:
@@ -32,5 +32,7 @@ def kept() -> Iterator[None]:
         torch.set_num_threads = set_threads
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
-        os.environ.clear()
-        os.environ.update(environment)
+        for name, value in environment.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

@@ -55,10 +55,11 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 """What this way of running vLLM cannot do without."""
-CPU_ENVIRONMENT = {
-    "TORCHDYNAMO_DISABLE": "1",  # vLLM compiles one small function with a C++ compiler: seconds, for no gain
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # pinned threads starve beside a learner
-}
+CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""Pinned threads starve beside a learner."""
+LOADING = ("LD_PRELOAD", "TORCHDYNAMO_DISABLE", "VLLM_CPU_KVCACHE_SPACE")
+"""Set otherwise while vLLM loads only: it preloads libraries into later children; on a CPU it compiles one small function with a
+C++ compiler, which takes seconds and gains nothing; the last one would win over the size that is asked for."""
 RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
 """One runner on CPU and CUDA, so that what CI runs is what a GPU runs. A user's environment may choose the other one."""
 
@@ -163,9 +164,11 @@ class Contact:
         if _live is not None:
             raise GeneratorError("a vLLM engine is open in this process, and it can hold one: close the other generator first")
         self.settings = settings
-        with kept():
+        with kept(*LOADING):
             os.environ.update(RUNNER | dict(os.environ) | ENVIRONMENT | (CPU_ENVIRONMENT if settings.cpu else {}))
-            os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would win over the size that is asked for
+            if settings.cpu:
+                os.environ["TORCHDYNAMO_DISABLE"] = "1"
+            os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
             logging.getLogger("vllm").setLevel(logging.ERROR)
             gc.freeze()  # vLLM collects garbage five times while it loads: over its own objects, not over ours
             self._engine = _open_engine(settings)
@@ -218,8 +221,8 @@ class Contact:
 
     @property
     def busy(self) -> bool:
-        """Whether a step has anything to do, be it only to forget finished requests."""
-        return bool(self._scheduler.has_requests())
+        """Whether a step has anything to do, be it only to forget finished requests or to collect a batch that is computed."""
+        return bool(self._scheduler.has_requests() or self._core.engine_core.batch_queue)
 
     @property
     def num_requests(self) -> int:
@@ -231,7 +234,9 @@ class Contact:
         return [_delta(output) for output in self._core.get_output().outputs]
 
     def reset_prefix_cache(self) -> None:
-        self._core.reset_prefix_cache()
+        """Forgets all keys and values. Raises `GeneratorError` while a request uses some."""
+        if not self._core.reset_prefix_cache():
+            raise GeneratorError("vLLM still uses its KV cache, which cannot be released: wait for its requests, or cancel them")
 
     # Weights and memory, through the worker extension
 
