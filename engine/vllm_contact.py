@@ -20,6 +20,7 @@ import importlib.util
 import logging
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -169,7 +170,7 @@ class Contact:
             if settings.cpu:
                 os.environ["TORCHDYNAMO_DISABLE"] = "1"
             os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
-            logging.getLogger("vllm").setLevel(logging.ERROR)
+            logging.getLogger("vllm").setLevel(logging.CRITICAL)  # an error comes as an exception; its log dumps every request
             gc.freeze()  # vLLM collects garbage five times while it loads: over its own objects, not over ours
             self._engine = _open_engine(settings)
         _live = self
@@ -324,7 +325,9 @@ def _open_engine(settings: EngineSettings) -> Any:
         **device,
     )
     try:
-        return LLMEngine.from_engine_args(args)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch.distributed.reduce_op` is deprecated", FutureWarning)
+            return LLMEngine.from_engine_args(args)
     except (ValueError, RuntimeError, OSError, NotImplementedError, AssertionError) as error:
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise GeneratorError(f'vLLM cannot serve {settings.model!r}: {reason} (or set generator = "torch")') from error
