@@ -37,6 +37,11 @@ def check_fit(adapter: Adapter, layers: Mapping[str, Slots]) -> None:
             f"{who} has rank {adapter.spec.rank} and the generator's slots hold {rank}: set vllm.max_lora_rank = "
             f"{adapter.spec.rank}"
         )
+    paired = {PREFIX + name + part for name in adapter.modules for part in (LORA_A, LORA_B)}
+    if odd := sorted(paired.symmetric_difference(adapter.tensors)):
+        raise GeneratorError(f"{who} does not hold pairs of lora_A and lora_B ({odd[0]}): save the adapter again")
+    if not paired:
+        raise GeneratorError(f"{who} holds no tensors: save the adapter again")
     if unknown := sorted(set(adapter.modules) - set(layers)):
         served = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
         raise GeneratorError(f"{who} adapts {unknown[0]}, which the generator does not serve: it serves {served}")
@@ -52,7 +57,9 @@ def check_fit(adapter: Adapter, layers: Mapping[str, Slots]) -> None:
         if not (a_RI.is_floating_point() and b_OR.is_floating_point()):
             raise GeneratorError(f"{who}: {name} holds {a_RI.dtype} and {b_OR.dtype}, and only floating point can be served")
     largest = torch.stack([norm.to(torch.float32) for norm in torch._foreach_norm(_tensors(adapter), float("inf"))]).max()
-    limit = torch.finfo(next(iter(layers.values())).a.dtype).max / max(1.0, adapter.spec.scaling)
+    # An adapter is scaled in its own precision, then cast.
+    dtypes = {next(iter(layers.values())).a.dtype, *(tensor.dtype for tensor in _tensors(adapter))}
+    limit = min(torch.finfo(dtype).max for dtype in dtypes) / max(1.0, adapter.spec.scaling)
     if not bool(largest <= limit):
         raise GeneratorError(f"{who} holds values that are not finite at the generator's precision: go back to an earlier one")
 
