@@ -87,8 +87,8 @@ class VllmGenerator:
             if version is None:
                 job = self._thread.start(request, None, self.base_model)
             else:
-                self._table.begin(version)
                 job = self._thread.start(request, _served(version), version.fingerprint)
+                self._table.begin(version)
                 self._users[job.id] = version
         try:
             return await job.future

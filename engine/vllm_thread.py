@@ -84,10 +84,12 @@ class EngineThread:
             self._executor.submit(function, *args, **kwargs)
 
     def start(self, request: SampleRequest, served: Served | None, policy: str) -> Job:
-        """A job for the running event loop; await its `future` and `cancel` it whatever happens."""
+        """A job for the running event loop; await its `future` and `cancel` it whatever happens. Raises `GeneratorError` on an
+        engine that has stopped: nobody would answer."""
         loop = asyncio.get_running_loop()
         job = Job(str(next(self._numbers)), request, served, policy, loop.create_future(), loop)
         with self._lock:
+            self.check_running()
             self._jobs[job.id] = job
             self._incoming.append(job)
             self._see_to_a_step()
@@ -197,10 +199,10 @@ class EngineThread:
 
     def _stop(self, how: str, error: GeneratorStopped) -> None:
         with self._lock:
-            self.stopped = how
+            if self.stopped != CLOSED:
+                self.stopped = how
             jobs = list(self._jobs.values())
             self._jobs.clear()
-            self._incoming.clear()
         self._send([(job, error) for job in jobs])
 
     def _send(self, answers: list[tuple[Job, Answer]]) -> None:

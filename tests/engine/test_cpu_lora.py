@@ -36,7 +36,9 @@ def row_by_row(y: Tensor, x: Tensor, slots: list[int], a: list[Tensor], b: list[
     wanted = y.double()
     for n, slot in enumerate(slots):
         if slot >= 0:
-            wanted[n] += torch.cat([bs[slot, 0].double() @ (as_[slot, 0].double() @ x[n].double()) for as_, bs in zip(a, b)])
+            wanted[n] += torch.cat(
+                [bs[slot, 0].double() @ (as_[slot, 0].double() @ x[n].double()) for as_, bs in zip(a, b, strict=True)]
+            )
     return wanted
 
 
