@@ -30,21 +30,21 @@ class Slots:
 
 def check_fit(adapter: Adapter, layers: Mapping[str, Slots]) -> None:
     """Raises `GeneratorError`, saying what to change, for an adapter that the slots cannot hold. Touches nothing."""
-    rank = next(iter(layers.values())).a.shape[1]
     who = f"adapter {adapter.name!r}"
-    if adapter.spec.rank > rank:
-        raise GeneratorError(
-            f"{who} has rank {adapter.spec.rank} and the generator's slots hold {rank}: set vllm.max_lora_rank = "
-            f"{adapter.spec.rank}"
-        )
     paired = {PREFIX + name + part for name in adapter.modules for part in (LORA_A, LORA_B)}
     if odd := sorted(paired.symmetric_difference(adapter.tensors)):
         raise GeneratorError(f"{who} does not hold pairs of lora_A and lora_B ({odd[0]}): save the adapter again")
     if not paired:
         raise GeneratorError(f"{who} holds no tensors: save the adapter again")
     if unknown := sorted(set(adapter.modules) - set(layers)):
-        served = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
+        served = ", ".join(sorted({name.rpartition(".")[2] for name in layers})) or "none"
         raise GeneratorError(f"{who} adapts {unknown[0]}, which the generator does not serve: it serves {served}")
+    rank = next(iter(layers.values())).a.shape[1]
+    if adapter.spec.rank > rank:
+        raise GeneratorError(
+            f"{who} has rank {adapter.spec.rank} and the generator's slots hold {rank}: set vllm.max_lora_rank = "
+            f"{adapter.spec.rank}"
+        )
     for name in adapter.modules:
         a_RI, b_OR = _pair(adapter, name)
         wanted = (adapter.spec.rank, layers[name].a.shape[2]), (layers[name].b.shape[1], adapter.spec.rank)

@@ -19,6 +19,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -278,6 +279,7 @@ class Contact:
         global _live
         with kept():
             self._core.shutdown()
+        self._engine = self._core = self._scheduler = None  # whoever still holds this holds no memory by it
         _live = None
 
     def _worker(self, method: str, *args: Any) -> Any:
@@ -329,8 +331,14 @@ def _open_engine(settings: EngineSettings) -> Any:
             warnings.filterwarnings("ignore", "`torch.distributed.reduce_op` is deprecated", FutureWarning)
             return LLMEngine.from_engine_args(args)
     except (ValueError, RuntimeError, OSError, NotImplementedError, AssertionError) as error:
-        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
-        raise GeneratorError(f'vLLM cannot serve {settings.model!r}: {reason} (or set generator = "torch")') from error
+        raise GeneratorError(f'vLLM cannot serve {settings.model!r}: {_reason(error)} (or set generator = "torch")') from error
+
+
+def _reason(error: Exception) -> str:
+    """One line of it. The first that pydantic writes only counts what follows."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    counted = len(lines) > 1 and re.match(r"\d+ validation errors? for ", lines[0])
+    return lines[1].partition(" [type=")[0].removeprefix("Value error, ") if counted else lines[0]
 
 
 def _lora_rank(wanted: int) -> Any:

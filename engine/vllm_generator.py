@@ -20,7 +20,7 @@ from sparring.engine.adapter_slots import SlotTable, Version
 from sparring.engine.errors import FenceError, GeneratorError
 from sparring.engine.generator import GeneratorStats, check_base, check_request
 from sparring.engine.vllm_contact import EngineSettings, Served
-from sparring.engine.vllm_thread import EngineThread, Job
+from sparring.engine.vllm_thread import CLOSED, EngineThread, Job
 from sparring.learner.adapter import Adapter
 from sparring.rollout.sampler import Sample, SampleRequest
 
@@ -72,8 +72,8 @@ class VllmGenerator:
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of the KV cache: 0 while released."""
-        return self._thread.call(self._contact.kv_cache_bytes)
+        """Memory of the KV cache: 0 while released, and once closed."""
+        return 0 if self._thread.stopped == CLOSED else self._thread.call(self._contact.kv_cache_bytes)
 
     def parameters(self) -> dict[str, Tensor]:
         """vLLM's own weights by name, to train on views of them."""

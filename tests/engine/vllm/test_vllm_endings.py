@@ -1,0 +1,166 @@
+"""How an engine ends: it fails, it is closed under its requests, it is refused. Each test opens its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sparring.engine.errors import GeneratorError, GeneratorStopped
+from sparring.engine.vllm_contact import Contact
+from sparring.engine.vllm_generator import VllmGenerator
+
+
+@pytest.fixture
+def generator(rig: Any) -> Iterator[VllmGenerator]:
+    generator = rig.open(num_slots=2)
+    generator.publish("policy", rig.adapter(1))
+    yield generator
+    generator.close()
+
+
+async def outcomes(generator: VllmGenerator, rig: Any, count: int) -> list[Any]:
+    requests = [rig.request(p, max_tokens=50, adapter=(None, "policy")[i % 2]) for i, p in enumerate(rig.prompts(count))]
+    return await asyncio.gather(*map(generator.sample, requests), return_exceptions=True)
+
+
+def check_of_no_use(generator: VllmGenerator, rig: Any, how: str) -> None:
+    """Every call says so, and none hangs."""
+    calls = [
+        lambda: rig.sample_all(generator, rig.request([1, 2, 3])),
+        lambda: generator.publish("policy", rig.adapter(2)),
+        lambda: generator.verify("policy"),
+        generator.release,
+        generator.parameters,
+        lambda: generator.num_held,
+    ]
+    for call in calls:
+        with pytest.raises(GeneratorError, match=f"the generator is {how}.*: make a new one"):
+            call()
+    generator.resume()
+
+
+@pytest.mark.parametrize("where", ["step", "add"])
+def test_a_failing_engine_fails_every_request_and_says_so_later(
+    generator: VllmGenerator, rig: Any, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    real, calls = getattr(generator._contact, where), 0
+
+    def fail_at_the_third(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise RuntimeError("out of luck")
+        return real(*arguments)
+
+    monkeypatch.setattr(generator._contact, where, fail_at_the_third)
+    results = rig.run(outcomes(generator, rig, 9))
+    assert len(results) == 9
+    for result in results:
+        assert isinstance(result, GeneratorStopped)
+        assert str(result) == "the generator failed: RuntimeError: out of luck"
+        assert isinstance(result.__cause__, RuntimeError)
+    assert generator.num_in_flight == 0
+    assert generator._table.num_free == 1
+    check_of_no_use(generator, rig, r"of no use after it failed \(RuntimeError: out of luck\)")
+    generator.close()
+    check_of_no_use(generator, rig, "closed")
+
+
+def test_closing_fails_what_is_in_flight_and_gives_cache_and_slots_back(rig: Any) -> None:
+    generator = rig.open()
+    generator.publish("policy", rig.adapter(1))
+    worker = generator._contact._engine.engine_core.engine_core.model_executor.driver_worker.worker
+    held = [weakref.ref(tensor.untyped_storage()) for tensor in worker.model_runner.kv_caches]
+    held += [weakref.ref(buffer) for layer in generator._layers.values() for buffer in (layer.a, layer.b)]
+    del worker
+
+    async def main() -> None:
+        task = asyncio.create_task(outcomes(generator, rig, 6))
+        steps = generator.stats.steps
+        await rig.until(lambda: generator.stats.steps > steps + 3)
+        generator.close()
+        for result in await task:
+            assert isinstance(result, GeneratorStopped)
+            assert "closed with this request in flight" in str(result)
+
+    rig.run(main())
+    generator.close()
+    assert generator.num_in_flight == generator.cache_bytes == 0
+    check_of_no_use(generator, rig, "closed")
+    gc.collect()
+    assert not [reference for reference in held if reference() is not None]
+
+
+def test_one_engine_at_a_time_and_one_after_another(rig: Any, generator: VllmGenerator) -> None:
+    with pytest.raises(GeneratorError, match="a vLLM engine is open in this process, and it can hold one: close the other"):
+        rig.open()
+    ((_, before),) = rig.sample_all(generator, rig.request([1, 2, 3]))
+    generator.close()
+    again = rig.open()
+    assert rig.sample_all(again, rig.request([1, 2, 3]))[0][1] == before
+    again.close()
+
+
+def test_what_vllm_refuses_is_one_line_and_stands_in_nobodys_way(rig: Any) -> None:
+    """A context that the model has no positions for, a cache that holds no request, an adapter rank without a kernel."""
+    for changes, text in (
+        ({"max_model_len": 300}, "vLLM cannot serve '.*': .*max_model_len"),
+        ({"kv_cache_bytes": 2**12}, 'vLLM cannot serve .*: .*cache blocks.*set generator = "torch"'),
+        ({"max_lora_rank": 600}, "rank 512 at most, not 600: set learner.lora.rank lower"),
+    ):
+        with pytest.raises(GeneratorError, match=text) as caught:
+            rig.open(**changes)
+        assert "\n" not in str(caught.value)
+    generator = rig.open()
+    assert rig.sample_all(generator, rig.request([1, 2, 3]))[0][1].policy == rig.base
+    generator.close()
+
+
+def test_an_engine_that_fails_while_a_request_is_made_or_a_publication_waits_leaves_neither_hanging(
+    generator: VllmGenerator, rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine's thread may stop between a request's checks and its start, and while every slot is busy."""
+    waiting = threading.Event()
+
+    def fail() -> None:
+        waiting.wait(60)
+        raise RuntimeError("out of luck")
+
+    async def main() -> None:
+        request = rig.request([1], max_tokens=150, adapter="policy")
+        first = asyncio.create_task(generator.sample(request))
+        await asyncio.sleep(0)
+        generator.publish("policy", rig.adapter(2))
+        second = asyncio.create_task(generator.sample(request))
+        await asyncio.sleep(0)
+        monkeypatch.setattr(generator._contact, "step", fail)
+        wait_for = generator._changed.wait_for
+
+        def tell(condition: Any) -> Any:
+            waiting.set()
+            return wait_for(condition)
+
+        monkeypatch.setattr(generator._changed, "wait_for", tell)
+        with pytest.raises(GeneratorError, match="of no use after it failed"):
+            generator.publish("policy", rig.adapter(3))
+        assert [type(r) for r in await asyncio.gather(first, second, return_exceptions=True)] == [GeneratorStopped] * 2
+        assert generator._table.num_free == 1
+        monkeypatch.setattr(generator, "_check", lambda _: None)  # as it was passed just before
+        with pytest.raises(GeneratorError, match="of no use after it failed"):
+            await generator.sample(request)
+        assert generator._table.num_free == 1
+        assert generator.num_in_flight == 0
+
+    rig.run(main())
+
+
+def test_a_contact_says_why_vllm_cannot_be_used(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparring.engine.vllm_contact.unusable", lambda: "vLLM is too old")
+    with pytest.raises(GeneratorError, match='generator = "vllm": vLLM is too old; or set generator = "torch"'):
+        Contact(rig.settings())
