@@ -163,7 +163,7 @@ class Fence:
             if sampled
         ]
         differences = [abs(theirs - ours) for theirs, ours in pairs]
-        weights = [math.exp(min(ours - theirs, 50.0)) for theirs, ours in pairs]
+        weights = [math.exp(max(-50.0, min(ours - theirs, 50.0))) for theirs, ours in pairs]  # none so small that all are 0
         return FenceReport(
             mismatch_mean=math.fsum(differences) / len(pairs),
             mismatch_max=max(differences),
