@@ -1,7 +1,7 @@
 """Everything that touches vLLM, and every internal that Sparring relies on: versions, environment, engine, LoRA slots, KV cache.
 
 Owns the engine that runs in this process and the worker extension; `vllm_generator.py` makes a `Generator` of it. One test in
-`tests/engine/test_vllm_contract.py` stands for each thing relied upon, so that a new release of vLLM says itself what it broke:
+`tests/engine/vllm/test_vllm_contract.py` stands for each thing relied upon, so that a new release of vLLM says what it broke:
 
 - `LLMEngine` built in-process from `EngineArgs`; its `engine_core` client takes an `EngineCoreRequest`, steps, and aborts.
 - An `EngineCoreOutput` carries new ids, their log-probs, a finish reason, and how many prompt tokens were cached.
