@@ -59,9 +59,10 @@ ENVIRONMENT = {
 """What this way of running vLLM cannot do without."""
 CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 """Pinned threads starve beside a learner."""
-LOADING = ("LD_PRELOAD", "TORCHDYNAMO_DISABLE", "VLLM_CPU_KVCACHE_SPACE")
+LOADING = ("LD_PRELOAD", "TORCHDYNAMO_DISABLE", "VLLM_CPU_KVCACHE_SPACE", "VLLM_HOST_IP")
 """Set otherwise while vLLM loads only: it preloads libraries into later children; on a CPU it compiles one small function with a
-C++ compiler, which takes seconds and gains nothing; the last one would win over the size that is asked for."""
+C++ compiler, which takes seconds and gains nothing; the size would win over the one that is asked for; and before 0.28 it looks
+for an address on the network, which one process does not need."""
 RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
 """One runner on CPU and CUDA, so that what CI runs is what a GPU runs. A user's environment may choose the other one."""
 
@@ -171,6 +172,7 @@ class Contact:
             if settings.cpu:
                 os.environ["TORCHDYNAMO_DISABLE"] = "1"
             os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
+            os.environ["VLLM_HOST_IP"] = "127.0.0.1"
             logging.getLogger("vllm").setLevel(logging.CRITICAL)  # an error comes as an exception; its log dumps every request
             gc.freeze()  # vLLM collects garbage five times while it loads: over its own objects, not over ours
             self._engine = _open_engine(settings)

@@ -207,7 +207,8 @@ def test_a_group_with_one_prompt_computes_its_blocks_once(vllm: VllmGenerator, r
 
 def test_what_does_not_fit_is_refused_before_anything_is_touched(vllm: VllmGenerator, rig: Any, bound: float) -> None:
     good = rig.adapter(1)
-    vllm.publish("policy", good)
+    for name in ("policy", "two", "three"):
+        vllm.publish(name, good)
     before = contents(vllm)
     tensors = good.tensors
     refused = {
@@ -220,9 +221,6 @@ def test_what_does_not_fit_is_refused_before_anything_is_touched(vllm: VllmGener
     for text, adapter in refused.items():
         with pytest.raises(GeneratorError, match=text):
             vllm.publish("policy", adapter)
-    for name in ("two", "three"):
-        vllm.publish(name, good)
-    before[1:3] = before[:1] * 2
     with pytest.raises(GeneratorError, match=r"'four' would be adapter 4 of at most 3: set vllm.max_adapters = 4, or unpublish "):
         vllm.publish("four", rig.adapter(2))
     assert contents(vllm) == before
