@@ -46,6 +46,8 @@ CPU_BLOCK_SIZE = 32
 """Tokens of a KV block; the prefix cache reuses whole blocks. The smallest that vLLM's CPU attention takes."""
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """What vLLM's CPU attention computes; another size fails when the first token is computed."""
+CPU_SEEDS_SINCE = Version("0.29")
+"""Before, vLLM's CPU sampler drops the seeds of a batch that holds a greedy request too, unless its noise is float64."""
 BITSANDBYTES_UNTIL = Version("0.28")
 """From this version on vLLM quantises nothing itself while it loads."""
 IN_MEMORY = "in memory"
@@ -181,6 +183,8 @@ class Contact:
         self._scheduler: Any = self._core.engine_core.scheduler
         if settings.cpu:
             self._worker("sparring_group_lora")
+            if Version(installed() or "") < CPU_SEEDS_SINCE:
+                self._worker("sparring_heed_seeds")
 
     @property
     def vocab_size(self) -> int:
@@ -385,6 +389,9 @@ class SparringWorker:
     def sparring_group_lora(self) -> None:
         for wrapper in self._sparring_manager().punica_wrapper_mapping.values():
             GroupedLora(wrapper)
+
+    def sparring_heed_seeds(self) -> None:
+        self.model_runner.sampler.topk_topp_sampler.use_fp64_gumbel = True
 
     def sparring_bind(self, slot: int, lora_id: int, rank: int) -> None:
         from vllm.lora.lora_model import LoRAModel

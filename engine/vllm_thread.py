@@ -169,11 +169,11 @@ class EngineThread:
             return
         with self._lock:
             self._stepping = False
-            if self._incoming or self._aborted or self.contact.busy:
+            if self.stopped is None and (self._incoming or self._aborted or self.contact.busy):
                 self._see_to_a_step()
 
     def _record(self, deltas: list[Delta], started: float) -> None:
-        """Hands out the step's tokens and answers what is done."""
+        """Hands out the step's tokens, counts them, and answers what is done: whoever has an answer finds it counted."""
         answers: list[tuple[Job, Answer]] = []
         cached = computed = 0
         for delta in deltas:
@@ -186,7 +186,6 @@ class EngineThread:
             job.logprobs += delta.logprobs
             if (answer := _answer(job, delta)) is not None and self._jobs.pop(job.id, None) is not None:
                 answers.append((job, answer))
-        self._send(answers)
         stats = self.stats
         self.stats = GeneratorStats(
             requests=stats.requests + len(answers),
@@ -196,6 +195,7 @@ class EngineThread:
             steps=stats.steps + 1,
             seconds=stats.seconds + perf_counter() - started,
         )
+        self._send(answers)
 
     def _stop(self, how: str, error: GeneratorStopped) -> None:
         with self._lock:

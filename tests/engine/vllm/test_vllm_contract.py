@@ -45,7 +45,7 @@ def inside(vllm: VllmGenerator, rig: Any) -> Inside:
     return Inside(vllm, rig)
 
 
-def test_versions_of_the_package_are_found_by_its_distribution() -> None:
+def test_versions_of_the_package_are_found_by_its_distribution(inside: Inside) -> None:
     import vllm
 
     assert vllm_contact.installed() is not None
@@ -98,6 +98,14 @@ def test_stop_ids_end_a_request_and_its_end_of_sequence_does_not(inside: Inside)
     (deltas,) = inside.steps((inside.rig.request([1, 2, 3], max_tokens=4, stop_ids=(second,)), None)).values()
     assert [delta.finish_reason for delta in deltas] == [None, "stop"]
     assert deltas[-1].token_ids == [second]
+
+
+def test_seeds_are_heeded_beside_greedy_requests(inside: Inside) -> None:
+    """Before 0.29 vLLM's CPU sampler drops them in such a batch, which `sparring_heed_seeds` mends."""
+    seeded, greedy = inside.rig.request([1, 2, 3], seed=7), inside.rig.request([4, 5], temperature=0.0)
+    found = [next(iter(inside.steps(*batch).values())) for batch in ([(seeded, None)], [(seeded, None), (greedy, None)])]
+    alone, beside = ([token for delta in deltas for token in delta.token_ids] for deltas in found)
+    assert alone == beside
 
 
 def test_a_step_says_when_it_is_done_and_what_is_held(inside: Inside) -> None:

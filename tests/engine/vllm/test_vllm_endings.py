@@ -107,11 +107,38 @@ def test_one_engine_at_a_time_and_one_after_another(rig: Any, generator: VllmGen
     again.close()
 
 
+def test_requests_that_are_pushed_out_of_a_full_cache_come_back_with_the_same_tokens(rig: Any, bound: float) -> None:
+    """A cache for two whole requests and sixteen at work: vLLM takes blocks from the youngest and computes them again later."""
+    generator = rig.open(kv_cache_bytes=2**14 * 12)
+    core = generator._contact._engine.engine_core.engine_core
+    preempted, preempt = 0, core.scheduler._preempt_request
+
+    def counted(*arguments: Any, **options: Any) -> None:
+        nonlocal preempted
+        preempted += 1
+        preempt(*arguments, **options)
+
+    core.scheduler._preempt_request = counted
+    generator.publish("policy", rig.adapter(1))
+    requests = [
+        rig.request(p, seed=i, max_tokens=40 + i, adapter=(None, "policy")[i % 2]) for i, p in enumerate(rig.prompts(16, 10, 50))
+    ]
+    pairs = rig.sample_all(generator, *requests)
+    assert preempted > 3
+    assert rig.error(pairs) < bound
+    for request, (_, sample) in list(zip(requests, pairs, strict=True))[::3]:
+        ((_, alone),) = rig.sample_all(generator, request)
+        assert sample.token_ids == alone.token_ids
+    spent = generator.stats
+    assert spent.sampled_tokens == sum(len(sample.token_ids) for _, sample in pairs) + sum(40 + i for i in range(0, 16, 3))
+    generator.close()
+
+
 def test_what_vllm_refuses_is_one_line_and_stands_in_nobodys_way(rig: Any) -> None:
     """A context that the model has no positions for, a cache that holds no request, an adapter rank without a kernel."""
     for changes, text in (
         ({"max_model_len": 300}, "vLLM cannot serve '.*': .*max_model_len"),
-        ({"kv_cache_bytes": 2**12}, 'vLLM cannot serve .*: .*cache blocks.*set generator = "torch"'),
+        ({"kv_cache_bytes": 2**12}, 'vLLM cannot serve .*: .*[Cc]ache.*set generator = "torch"'),
         ({"max_lora_rank": 600}, "rank 512 at most, not 600: set learner.lora.rank lower"),
     ):
         with pytest.raises(GeneratorError, match=text) as caught:

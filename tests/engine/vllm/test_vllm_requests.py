@@ -87,6 +87,19 @@ def test_more_requests_than_are_computed_at_a_time_are_all_answered(vllm: VllmGe
     assert rig.error(pairs) < bound
 
 
+def test_whoever_has_an_answer_finds_it_counted(vllm: VllmGenerator, rig: Any) -> None:
+    """The fence reads the tokens found in the cache off these figures, right after its first canary."""
+
+    async def main() -> None:
+        for number in range(60):
+            before = vllm.stats
+            await vllm.sample(rig.request([1, 2, number], max_tokens=1))
+            spent = vllm.stats - before
+            assert (spent.requests, spent.prompt_tokens, spent.sampled_tokens) == (1, 3, 1)
+
+    rig.run(main())
+
+
 # --- cancelling ---
 
 
