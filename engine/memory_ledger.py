@@ -15,6 +15,7 @@ import msgspec
 from sparring.engine.config import RunConfig
 from sparring.engine.learner_memory import kept_activations, workspace, worst_rows
 from sparring.engine.model_shape import ModelShape
+from sparring.learner.blocks import stacked_heads
 
 GB, MB = 1 << 30, 1 << 20
 FP32, BF16 = 4, 2
@@ -31,8 +32,8 @@ TOP_P_BYTES = 20
 NF4_BYTES = {"vllm": 0.5 + 4 / 64, "torch": 0.5 + 1 / 64 + 4 / (64 * 256)}
 """Bytes a weight: 4 bits and a scale for 64 weights. The learner's scales are 8 bits (double quantisation), vLLM unpacks its own
 to fp32."""
-CPU_KV_CACHE_GB = 1.0
-"""`vllm.kv_cache_gb = 0` on a CPU."""
+CPU_BLOCK_TOKENS = 32
+"""Tokens of a block of vLLM's KV cache on a CPU."""
 GAMES_SHARE = 8
 """The KV cache must hold whole contexts of at least one game in this many in play; below that vLLM computes prompts again and
 again, and a turn costs a prefill of the whole game."""
@@ -102,13 +103,16 @@ class _Ledger:
             rank=learner.lora.rank,
             targets=self.targets,
             itemsize=self.itemsize,
+            fused=not self.quantised,
+            stacked=stacked_heads(self.device, self.shape.num_heads, self.shape.num_kv_heads),
             entropy_grad=learner.grpo.entropy_coef > 0,
         )
         dequantised = BF16 * max(linear.weights for linear in self.shape.linears.values()) if self.quantised else 0
+        temporaries = workspace(self.shape, rows, itemsize=self.itemsize, fused=not self.quantised) + dequantised
         return (
             Item("gradients", FP32 * self.adapter, "learner.lora.rank"),
             Item("activations", kept, "learner.token_budget"),
-            Item("log-prob and backward workspace", workspace(self.shape, rows, itemsize=self.itemsize) + dequantised),
+            Item("log-prob and backward workspace", temporaries),
         )
 
     @property
@@ -145,8 +149,13 @@ class VllmLedger(_Ledger):
         if asked:
             return asked
         if self.device == "cpu":
-            return int(CPU_KV_CACHE_GB * GB)
+            return self.whole_games()
         return max(0, self.device_bytes - sum(item.bytes for item in play))
+
+    def whole_games(self) -> int:
+        """A whole context for every game in blocks of vLLM's, and one spare block each."""
+        blocks = -(-self.config.sampling.context // CPU_BLOCK_TOKENS) + 1
+        return self.config.concurrency * blocks * CPU_BLOCK_TOKENS * self.shape.kv_per_token * self.itemsize
 
     @property
     def eager(self) -> bool:

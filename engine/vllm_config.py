@@ -28,7 +28,8 @@ class VllmConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_lora_rank: NonNegative = 0
     """Highest rank of an adapter; 0 takes `learner.lora.rank`. Every slot takes memory for this rank."""
     kv_cache_gb: Gigabytes = 0.0
-    """Memory of the KV cache; 0 takes what the memory plan leaves on a GPU, and 1 on a CPU."""
+    """Memory of the KV cache; 0 takes what the memory plan leaves on a GPU, and on a CPU what `concurrency` games of
+    `sampling.context` tokens take."""
     enforce_eager: bool = False
     """Run without CUDA graphs: slower decoding, less memory, a faster start. A CPU always does."""
     share_weights: bool = True

@@ -3,7 +3,7 @@
 Owns the way from rows to blocks of queries (`blocks.py`) and back around SDPA; linear layers never see padding. A varlen kernel
 takes the same place where one is installed. `path_mask` is the plain counterpart: one dense mask over all rows.
 
-Axes: N rows, R rows that ask, h heads, d head size.
+Axes: N rows, R rows that ask, h heads, d head size, Q blocks, C queries of a block, G query heads stacked on a key head.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from sparring.learner.batch import Batch
-from sparring.learner.blocks import Blocks
+from sparring.learner.blocks import Blocks, stacked_heads
 
 ATTENTION = "sparring_packed"
 
@@ -52,13 +52,15 @@ def attend(
     dropout: float = 0.0,
 ) -> Tensor:
     """Answers [R, h, d] to queries [R, h, d] from keys and values [N, h_kv, d], block by block."""
-    grouped = query.shape[1] != key.shape[1]
+    stacked = stacked_heads(query.device.type, query.shape[1], key.shape[1])
     answers = []
     for block in blocks:
-        q, k, v = (gather(x, at).transpose(1, 2) for x, at in ((query, block.queries), (key, block.keys), (value, block.keys)))
-        mask = block.mask.to(q.dtype)
-        out = nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=scaling, dropout_p=dropout, enable_gqa=grouped)
-        answers.append(out.transpose(1, 2).flatten(0, 1))
+        q, k, v = (gather(rows, at) for rows, at in ((query, block.queries), (key, block.keys), (value, block.keys)))
+        q = q.unflatten(2, (-1, stacked)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [Q, h / G, G * C, d]
+        k, v, mask = k.transpose(1, 2), v.transpose(1, 2), block.mask(q.dtype, stacked)
+        shared = q.shape[1] != k.shape[1]
+        out = nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=scaling, dropout_p=dropout, enable_gqa=shared)
+        answers.append(out.unflatten(2, (stacked, -1)).permute(0, 3, 1, 2, 4).flatten(0, 1).flatten(1, 2))
     return gather(torch.cat(answers), home)
 
 

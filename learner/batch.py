@@ -80,7 +80,7 @@ class Batch:
         return len(self.token_ids)
 
     def to(self, device: torch.device) -> Self:
-        """The batch on a device; itself if it is there."""
+        """A copy on a device, for one pass: what attention's masks take there is held by the copy alone."""
         held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {name: value.to(device) for name, value in held.items() if isinstance(value, Tensor)}
         plans = {name: tuple(block.to(device) for block in held[name]) for name in ("blocks", "last_blocks")}

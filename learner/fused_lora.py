@@ -24,7 +24,7 @@ class FusedLora(lora.Linear):
             return super().forward(x, *args, **kwargs)
         (name,) = names
         down, up = self.lora_A[name].weight, self.lora_B[name].weight
-        if name in self.lora_variant or not x.dtype == base.weight.dtype == down.dtype:
+        if name in self.lora_variant or x.dtype != base.weight.dtype:
             return super().forward(x)
         return cast(Tensor, _FusedLora.apply(x, base.weight, base.bias, down, up, self.scaling[name]))  # type: ignore[no-untyped-call]
 
@@ -33,9 +33,9 @@ class _FusedLora(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float) -> Tensor:
         x_NI = x.reshape(-1, x.shape[-1])
-        low_NR = x_NI @ down.t()
+        low_NR = x_NI @ down.t().to(x.dtype)
         y_NO = nn.functional.linear(x_NI, weight, bias)
-        y_NO.addmm_(low_NR, up.t(), alpha=scaling)
+        y_NO.addmm_(low_NR, up.t().to(x.dtype), alpha=scaling)
         ctx.save_for_backward(x_NI, low_NR, weight, down, up)
         ctx.scaling = scaling
         return y_NO.view(*x.shape[:-1], -1)
@@ -45,8 +45,9 @@ class _FusedLora(torch.autograd.Function):
         """dA = s (dy B)^T x,   dB = s dy^T (x A^T),   dx = dy W + s (dy B) A."""
         x_NI, low_NR, weight, down, up = ctx.saved_tensors
         dy_NO = grads[0].reshape(-1, grads[0].shape[-1])
-        dlow_NR = (dy_NO @ up).mul_(ctx.scaling)
+        dlow_NR = (dy_NO @ up.to(dy_NO.dtype)).mul_(ctx.scaling)
         dx: Tensor | None = None
         if ctx.needs_input_grad[0]:
-            dx = (dy_NO @ weight).addmm_(dlow_NR, down).view(*grads[0].shape[:-1], -1)
-        return dx, None, None, dlow_NR.t() @ x_NI, (dy_NO.t() @ low_NR).mul_(ctx.scaling), None
+            dx = (dy_NO @ weight).addmm_(dlow_NR, down.to(dy_NO.dtype)).view(*grads[0].shape[:-1], -1)
+        ddown, dup = dlow_NR.t() @ x_NI, (dy_NO.t() @ low_NR).mul_(ctx.scaling)
+        return dx, None, None, ddown.to(down.dtype), dup.to(up.dtype), None

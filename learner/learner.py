@@ -167,14 +167,14 @@ class Learner:
         return batches
 
     def pack(self, trajectories: Sequence[Trajectory], advantages: Sequence[float], weights: Sequence[float]) -> list[Batch]:
-        """Micro-batches for `forward_backward`, on the learner's device; a number per trajectory in both lists."""
+        """Micro-batches for `forward_backward`, in host memory until their turn; a number per trajectory in both lists."""
         config, vocabulary = self.config, len(self._head.weight)
         for t in trajectories:
             if t.token_ids and not 0 <= min(t.token_ids) <= max(t.token_ids) < vocabulary:
                 raise LearnerError(
                     f"game {t.game_id!r} holds token ids outside this model's {vocabulary}: collect with this model"
                 )
-        packed = pack(
+        return pack(
             trajectories,
             advantages,
             weights,
@@ -182,11 +182,10 @@ class Learner:
             share_prefixes=config.share_prefixes,
             temperature=config.grpo.temperature,
         )
-        return [batch.to(self.device) for batch in packed]
 
     def forward_backward(self, batch: Batch) -> PolicySums:
         """Adds one micro-batch's gradient to what has accumulated. Weights are global, so parts add up to the whole update."""
-        grpo = self.config.grpo
+        grpo, batch = self.config.grpo, batch.to(self.device)
         logp, entropy = self._logprobs(batch, entropy_grad=grpo.entropy_coef > 0)
         loss, sums = grpo_loss(logp, entropy, batch, grpo)
         loss.backward()
@@ -227,17 +226,18 @@ class Learner:
         found: list[list[float]] = [[0.0] * len(t.token_ids) for t in trajectories]
         zeros = [0.0] * len(trajectories)
         for batch in self.pack(trajectories, zeros, zeros):
-            logp = self._score(batch, base=base).cpu()
+            logp = self._score(batch, base=base)
             for b, member in enumerate(batch.members):
                 trained = [at for at, mask in enumerate(trajectories[member].loss_mask) if mask]
-                for at, value in zip(trained, logp[batch.sequence.cpu() == b].tolist(), strict=True):
+                for at, value in zip(trained, logp[batch.sequence == b].tolist(), strict=True):
                     found[member][at] = value
         return found
 
     @torch.no_grad()
     def _score(self, batch: Batch, *, base: bool = False) -> Tensor:
+        """[M] log-probs, in host memory like the batch."""
         with self._wrapped.disable_adapter() if base else contextlib.nullcontext():
-            return self._logprobs(batch, entropy_grad=False)[0]
+            return self._logprobs(batch.to(self.device), entropy_grad=False)[0].cpu()
 
     def _logprobs(self, batch: Batch, *, entropy_grad: bool) -> tuple[Tensor, Tensor]:
         return linear_logprob(

@@ -41,10 +41,17 @@ def fingerprint_model(model: PreTrainedModel) -> str:
 
 
 def share_base(model: PreTrainedModel) -> PreTrainedModel:
-    """A second module tree over the same storage: its frozen parameters are views, so it costs no memory."""
-    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    """A second module tree over the same storage: its frozen parameters are views, so it costs no memory.
+
+    A parameter of a class of its own (bitsandbytes' `Params4bit`, which carries its scales) is in both trees.
+    """
+    memo: dict[int, Any] = {id(p): _view(p) for p in model.parameters()}
     memo |= {id(b): b for b in model.buffers()}
     return copy.deepcopy(model, memo)
+
+
+def _view(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(parameter.detach(), requires_grad=False) if type(parameter) is nn.Parameter else parameter
 
 
 def linear_layers(model: PreTrainedModel) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from sparring.engine.model_shape import ModelShape, read_shape
 from sparring.engine.models import load_model
 from sparring.learner.adapter import LoraSpec
 from sparring.learner.batch import Batch
+from sparring.learner.blocks import Blocks
 from sparring.learner.learner import Learner, LearnerConfig
 from sparring.rollout.trajectory import Trajectory
 
@@ -81,9 +83,10 @@ def packed(learner: Learner, shape: ModelShape, *, prompt: int = 60, length: int
 
 
 def rows_of(batch: Batch) -> Rows:
-    def cells(prefix: str, blocks: Any) -> dict[str, int]:
-        names = {"query_cells": "queries", "key_cells": "keys", "mask_cells": "mask"}
-        return {prefix + name: sum(getattr(block, field).numel() for block in blocks) for name, field in names.items()}
+    def cells(prefix: str, blocks: Sequence[Blocks]) -> dict[str, int]:
+        counts = [(block.queries.numel(), block.keys.numel(), block.mask_cells) for block in blocks]
+        names = ("query_cells", "key_cells", "mask_cells")
+        return {prefix + name: sum(column) for name, column in zip(names, zip(*counts, strict=True), strict=True)}
 
     counts = cells("", batch.blocks) | cells("last_", batch.last_blocks)
     return Rows(rows=batch.num_rows, predicting=len(batch.predicting), trained=len(batch.targets), **counts)

@@ -17,6 +17,7 @@ from sparring.engine import memory_ledger, memory_plan, vllm_contact, vllm_gener
 from sparring.engine.config import RunConfig, load_run_config
 from sparring.engine.engine import Engine
 from sparring.engine.errors import ConfigError, MemoryPlanError
+from sparring.engine.learner_memory import kept_activations, worst_rows
 from sparring.engine.memory_ledger import GB
 from sparring.engine.memory_plan import MemoryPlan, draw_up, plan
 from sparring.engine.model_shape import ModelShape, read_shape
@@ -75,6 +76,7 @@ def test_a_rank_takes_the_next_slot_that_vllm_has() -> None:
 def test_the_slots_are_those_of_the_generator() -> None:
     assert memory_ledger.LORA_RANKS == vllm_contact.LORA_RANKS
     assert memory_ledger.SLOTS_PER_ADAPTER == vllm_generator.SLOTS_PER_ADAPTER
+    assert memory_ledger.CPU_BLOCK_TOKENS == vllm_contact.CPU_BLOCK_SIZE
     assert TorchGeneratorConfig().max_batch_tokens == memory_ledger.TORCH_BATCH_TOKENS
 
 
@@ -130,8 +132,31 @@ def test_vllm_on_a_cpu_holds_two_copies_and_the_cache_it_is_given() -> None:
     found = plan(config, read_shape("tiny"), 8)
     assert found.kv_cache.bytes == 2 * GB
     assert items(found, "play")["base weights of the generator"] == 4 * read_shape("tiny").counts.total
-    assert plan(load_run_config("demo", overrides=["generator=vllm"]), read_shape("tiny"), 8).kv_cache.bytes == GB
     assert any("a copy of the base weights each" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("context", "blocks"), [(512, 16), (500, 16), (513, 17)])
+def test_vllm_on_a_cpu_takes_a_cache_for_all_games(context: int, blocks: int) -> None:
+    """Whole blocks of 32 tokens, and one more for each game."""
+    config = load_run_config("demo", overrides=["generator=vllm", f"sampling.context={context}", "concurrency=24"])
+    cache = plan(config, read_shape("tiny"), 8).kv_cache
+    assert cache.bytes_per_token == 4 * 4 * 2 * 2 * 32  # fp32, layers, keys and values, heads of 32
+    assert cache.bytes == 24 * (blocks + 1) * 32 * cache.bytes_per_token
+    assert cache.games >= 24
+
+
+def test_a_gpu_stacks_the_heads_that_share_keys_in_its_masks() -> None:
+    """7 query heads of Qwen2.5-7B share each of 4 key heads: on a GPU a mask holds their rows one after the other, in bf16."""
+    masks = 2 * 2048 * 2048
+    on_gpu, on_cpu = (kept_activations(SHAPE, worst_rows(2048, 2048), rank=32, itemsize=2, stacked=n) for n in (7, 1))
+    assert on_gpu - on_cpu == 6 * 2 * masks
+    assert items(plan(settings(), SHAPE, 47.5), "learn")["activations"] == on_gpu
+
+
+def test_four_bits_keep_fp32_inputs() -> None:
+    """`FusedLora` stands beside plain weights only."""
+    plain, packed = (items(plan(settings(f"quantization={q}"), SHAPE, 60), "learn") for q in ("none", "nf4"))
+    assert packed["activations"] > 1.3 * plain["activations"]
 
 
 def test_without_a_size_it_plans_for_what_is_here() -> None:
@@ -152,7 +177,7 @@ REFUSED: tuple[tuple[tuple[str, ...], float, str], ...] = (
     (("learner.token_budget=8192",), 47.5, "learner.token_budget"),
     (("learner.token_budget=4096", "sampling.context=4096"), 47.5, "sampling.context+learner.token_budget"),
     (("learner.token_budget=256", "sampling.context=4096"), 47.5, "sampling.context"),
-    (("learner.lora.rank=256",), 47.5, "learner.lora.rank"),
+    (("learner.lora.rank=512",), 47.5, "learner.lora.rank"),
     (("vllm.max_adapters=60",), 47.5, "vllm.max_adapters"),
     (("vllm.max_num_batched_tokens=262144",), 47.5, "vllm.max_num_batched_tokens"),
     (("vllm.max_num_seqs=16384",), 47.5, "vllm.max_num_seqs"),
