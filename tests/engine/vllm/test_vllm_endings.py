@@ -19,9 +19,11 @@ from sparring.engine.vllm_generator import VllmGenerator
 @pytest.fixture
 def generator(rig: Any) -> Iterator[VllmGenerator]:
     generator = rig.open(num_slots=2)
-    generator.publish("policy", rig.adapter(1))
-    yield generator
-    generator.close()
+    try:
+        generator.publish("policy", rig.adapter(1))
+        yield generator
+    finally:
+        generator.close()
 
 
 async def outcomes(generator: VllmGenerator, rig: Any, count: int) -> list[Any]:
