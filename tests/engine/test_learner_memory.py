@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +16,10 @@ from sparring.bench.memory import peak_bytes
 from sparring.engine.learner_memory import Rows, kept_activations, workspace, worst_rows
 from sparring.engine.model_shape import ModelShape, read_shape
 from sparring.engine.models import load_model
+from sparring.learner import attention
 from sparring.learner.adapter import LoraSpec
 from sparring.learner.batch import Batch
-from sparring.learner.blocks import Blocks
+from sparring.learner.blocks import Blocks, stacked_heads
 from sparring.learner.learner import Learner, LearnerConfig
 from sparring.rollout.trajectory import Trajectory
 
@@ -115,6 +117,29 @@ def test_the_formula_counts_what_autograd_saves(kind: str, dtype: torch.dtype) -
     batch = packed(learner, shape)
     saved = saved_bytes(learner, batch)
     planned = kept_activations(shape, rows_of(batch), rank=8, itemsize=dtype.itemsize)
+    assert saved <= planned <= 1.1 * saved
+
+
+@pytest.mark.parametrize("kind", ["tiny", "qwen3"])
+def test_the_formula_counts_heads_stacked_as_on_a_gpu(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, shape = make(kind, torch.bfloat16)
+    stacked = stacked_heads("cuda", shape.num_heads, shape.num_kv_heads)
+    assert stacked == 2
+    monkeypatch.setattr(attention, "stacked_heads", lambda *_: stacked)
+    batch = packed(learner, shape)
+    saved = saved_bytes(learner, batch)
+    planned = kept_activations(shape, rows_of(batch), rank=8, itemsize=2, stacked=stacked)
+    assert saved <= planned <= 1.1 * saved
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_the_formula_counts_what_four_bits_save() -> None:
+    """PEFT's own layers compute LoRA beside quantised weights, from an fp32 copy of what they read."""
+    model, _ = load_model("tiny", torch.device("cpu"), "nf4")
+    learner, shape = Learner(model, LearnerConfig(lora=LoraSpec(rank=8), token_budget=1 << 20), seed=0), read_shape("tiny")
+    batch = packed(learner, shape)
+    saved = saved_bytes(learner, batch)
+    planned = kept_activations(shape, rows_of(batch), rank=8, itemsize=2, fused=False)
     assert saved <= planned <= 1.1 * saved
 
 
