@@ -181,7 +181,7 @@ def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path, dtype: to
             size = 0
     if held:
         flush()
-    where = {}
+    where: dict[str, str] = {}
     for number, names in enumerate(shards):
         file = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
         (folder / f"shard-{number}.safetensors").rename(folder / file)

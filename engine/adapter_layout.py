@@ -7,18 +7,21 @@ up to the slots' rank; a layer that the adapter leaves alone is all zeros. Owns 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
+from torch.nn.functional import pad
 
 from sparring.engine.errors import GeneratorError
-from sparring.kernels.checksum import checksums, joined
+from sparring.kernels.checksum import checksum, checksums, spans, words
 from sparring.learner.adapter import LORA_A, LORA_B, PREFIX, Adapter
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Slots:
     """The buffers of one layer over all slots."""
 
@@ -26,6 +29,11 @@ class Slots:
     """[slots, rank, in]"""
     b: Tensor
     """[slots, out, rank]"""
+
+    @cached_property
+    def each(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """A [rank * in] and B [out * rank] of each slot."""
+        return tuple(zip(self.a.view(len(self.a), -1).unbind(), self.b.view(len(self.b), -1).unbind(), strict=True))
 
 
 def check_fit(adapter: Adapter, layers: Mapping[str, Slots]) -> None:
@@ -45,8 +53,7 @@ def check_fit(adapter: Adapter, layers: Mapping[str, Slots]) -> None:
             f"{who} has rank {adapter.spec.rank} and the generator's slots hold {rank}: set vllm.max_lora_rank = "
             f"{adapter.spec.rank}"
         )
-    for name in adapter.modules:
-        a_RI, b_OR = _pair(adapter, name)
+    for name, (a_RI, b_OR) in adapter.pairs.items():
         wanted = (adapter.spec.rank, layers[name].a.shape[2]), (layers[name].b.shape[1], adapter.spec.rank)
         if (a_RI.shape, b_OR.shape) != wanted:
             found = f"A {list(a_RI.shape)} and B {list(b_OR.shape)}"
@@ -56,60 +63,71 @@ def check_fit(adapter: Adapter, layers: Mapping[str, Slots]) -> None:
             )
         if not (a_RI.is_floating_point() and b_OR.is_floating_point()):
             raise GeneratorError(f"{who}: {name} holds {a_RI.dtype} and {b_OR.dtype}, and only floating point can be served")
-    largest = torch.stack([norm.to(torch.float32) for norm in torch._foreach_norm(_tensors(adapter), float("inf"))]).max()
     # An adapter is scaled in its own precision, then cast.
-    dtypes = {next(iter(layers.values())).a.dtype, *(tensor.dtype for tensor in _tensors(adapter))}
+    dtypes = {next(iter(layers.values())).a.dtype, *(tensor.dtype for tensor in adapter.tensors.values())}
     limit = min(torch.finfo(dtype).max for dtype in dtypes) / max(1.0, adapter.spec.scaling)
-    if not bool(largest <= limit):
+    if not adapter.largest <= limit:
         raise GeneratorError(f"{who} holds values that are not finite at the generator's precision: go back to an earlier one")
 
 
 def write(adapter: Adapter, layers: Mapping[str, Slots], slot: int) -> None:
     """Makes the slot hold the adapter and nothing else. It must have passed `check_fit`."""
-    if spare := _spare(adapter, layers, slot):
-        torch._foreach_zero_(spare)
-    targets, values = _placed(adapter, layers, slot)
-    torch._foreach_copy_(targets, values)
+    for buffers, values in _contents(adapter, layers, slot):
+        torch.split_with_sizes_copy(values, [buffer.numel() for buffer in buffers], out=buffers)
 
 
-def holds(adapter: Adapter, layers: Mapping[str, Slots], slot: int) -> bool:
-    """Whether the slot holds exactly the adapter, to the last bit at the slots' precision."""
-    targets, values = _placed(adapter, layers, slot)
-    pieces = zip(joined(targets), joined([value.to(targets[0].dtype) for value in values]), strict=True)
-    return all(torch.equal(*pair) for pair in pieces) and not any(
-        bool(piece.any()) for piece in joined(_spare(adapter, layers, slot))
-    )
+def read_back(adapter: Adapter, layers: Mapping[str, Slots], slot: int) -> tuple[int, ...] | None:
+    """`slot_checksum` of a slot that holds exactly the adapter, to the last bit at the slots' precision; of any other, `None`."""
+    found: list[Tensor] = []
+    for buffers, values in _contents(adapter, layers, slot):
+        held = torch.cat(buffers)
+        if not torch.equal(words(held), words(values)):
+            return None
+        found.append(checksum(held))
+    return tuple(torch.stack(found).tolist())
 
 
 def slot_checksum(layers: Mapping[str, Slots], slot: int) -> tuple[int, ...]:
     """What tells the slot's contents from any others."""
-    return tuple(checksums([buffer[slot] for layer in layers.values() for buffer in (layer.a, layer.b)]))
+    a, b = _buffers(layers, slot)
+    return (*checksums(a), *checksums(b))
 
 
-def _placed(adapter: Adapter, layers: Mapping[str, Slots], slot: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Views of the buffers, and what belongs there: every A, then every B times the scaling (in the adapter's own precision)."""
-    rank, modules = adapter.spec.rank, adapter.modules
-    pairs = [_pair(adapter, name) for name in modules]
-    device = next(iter(layers.values())).a.device
-    values = [a_RI.to(device) for a_RI, _ in pairs]
-    values += torch._foreach_mul([b_OR.to(device) for _, b_OR in pairs], adapter.spec.scaling)
-    targets = [layers[name].a[slot, :rank] for name in modules]
-    targets += [layers[name].b[slot, :, :rank] for name in modules]
-    return targets, values
+Part = tuple[list[Tensor], Tensor]
+"""Some buffers of a slot, and what belongs in them, flat and laid end to end."""
 
 
-def _spare(adapter: Adapter, layers: Mapping[str, Slots], slot: int) -> list[Tensor]:
-    """What the adapter leaves of the slot: layers it does not adapt, ranks it does not have."""
-    rank, modules = adapter.spec.rank, frozenset(adapter.modules)
-    spare = [buffer[slot] for name, layer in layers.items() if name not in modules for buffer in (layer.a, layer.b)]
-    for name in modules:
-        spare += [layers[name].a[slot, rank:], layers[name].b[slot, :, rank:]]
-    return [tensor for tensor in spare if tensor.numel()]
+def _contents(adapter: Adapter, layers: Mapping[str, Slots], slot: int) -> Iterator[Part]:
+    """The whole slot: every A, then every B times the scaling (in the adapter's own precision)."""
+    pairs = adapter.pairs
+    some_a, some_b = next(iter(pairs.values()))
+    spare = next(iter(layers.values())).a.shape[1] - adapter.spec.rank
+    a, b = list[Tensor](), list[Tensor]()
+    for name, layer in layers.items():
+        if name not in pairs:
+            a.append(some_a.new_zeros(layer.a.shape[1:]))
+            b.append(some_b.new_zeros(layer.b.shape[1:]))
+        elif spare:
+            a.append(pad(pairs[name][0], (0, 0, 0, spare)))
+            b.append(pad(pairs[name][1], (0, spare)))
+        else:
+            a.append(pairs[name][0])
+            b.append(pairs[name][1])
+    buffers_a, buffers_b = _buffers(layers, slot)
+    yield from _parts(buffers_a, a, 1.0)
+    yield from _parts(buffers_b, b, adapter.spec.scaling)
 
 
-def _pair(adapter: Adapter, module: str) -> tuple[Tensor, Tensor]:
-    return adapter.tensors[PREFIX + module + LORA_A], adapter.tensors[PREFIX + module + LORA_B]
+@torch.no_grad()
+def _parts(buffers: list[Tensor], tensors: list[Tensor], scaling: float) -> Iterator[Part]:
+    for span in spans(buffers):
+        values = _flatten_dense_tensors(tensors[span])
+        if scaling != 1.0:
+            values = values * scaling
+        yield buffers[span], values.to(buffers[0].device, buffers[0].dtype)
 
 
-def _tensors(adapter: Adapter) -> list[Tensor]:
-    return [tensor for name in adapter.modules for tensor in _pair(adapter, name)]
+def _buffers(layers: Mapping[str, Slots], slot: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Every A and every B of the slot, flat."""
+    each = [layer.each[slot] for layer in layers.values()]
+    return [a for a, _ in each], [b for _, b in each]

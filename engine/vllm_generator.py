@@ -204,12 +204,13 @@ class VllmGenerator:
 
     def _deliver(self, adapter: Adapter, version: Version) -> None:
         adapter_layout.write(adapter, self._layers, version.slot)
-        if not adapter_layout.holds(adapter, self._layers, version.slot):
+        checksum = adapter_layout.read_back(adapter, self._layers, version.slot)
+        if checksum is None:
             raise FenceError(
                 f"adapter {version.fingerprint} was written to slot {version.slot} as {version.name!r} and something else is "
                 "read back: it was not delivered, and what was served before goes on serving"
             )
-        version.checksum = adapter_layout.slot_checksum(self._layers, version.slot)
+        version.checksum = checksum
         self._contact.bind(version.slot, _served(version))
 
     def _verify(self, version: Version) -> None:

@@ -7,48 +7,92 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
 
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+WORD = 8
+"""Bytes of a word. An int64 product for each 4-byte element would take twice the memory and twice the time."""
+PIECE = 1 << 20
+"""Elements of a piece: few launches on a GPU; on a CPU, where fresh memory is what costs, temporaries that are used again."""
 _GOLDEN, _MIX1, _MIX2 = -7046029254386353131, -4658895280553007687, -7723592293110705685
 """The constants of SplitMix64 (Steele, Lea and Flood, 2014), as signed 64-bit integers."""
 
 
-def checksum(tensor: Tensor) -> Tensor:
-    """An int64 scalar on the tensor's device: sum of bits_i * w_i modulo 2^64, with pseudo-random odd weights w_i.
+class Survey(NamedTuple):
+    """What one pass over some tensors finds."""
 
-    It depends on the value and the place of every element, and not on the device. No copy of the tensor is made where it is
-    contiguous, beside an int64 one of the product.
+    checksums: list[int]
+    """One for each piece of about `PIECE` elements. Equal for equal tensors in equal order."""
+    largest: float
+    """The largest magnitude; NaN where there is one."""
+
+
+def checksum(tensor: Tensor) -> Tensor:
+    """An int64 scalar on the tensor's device: sum of words_i * w_i modulo 2^64, with pseudo-random odd weights w_i.
+
+    A word is 8 bytes of the tensor, laid row by row; the last one is filled up with zeros. The sum depends on the value and the
+    place of every element, and not on the device.
     """
-    bits_N = tensor.detach().contiguous().flatten().view(_INTEGERS[tensor.element_size()])
-    return (bits_N * _weights(len(bits_N), tensor.device)).sum()
+    words_N = words(tensor)
+    return (words_N * _weights(len(words_N), tensor.device)).sum()
+
+
+def words(tensor: Tensor) -> Tensor:
+    """The tensor's bits as int64 [N], row by row, the last word filled up with zeros: two tensors are equal to the last bit where
+    these are."""
+    flat = tensor.detach().contiguous().flatten()
+    missing = -flat.nbytes % WORD // flat.element_size()
+    if missing or flat.data_ptr() % WORD:
+        flat = torch.cat([flat, flat.new_zeros(missing)])
+    return flat.view(torch.int64)
 
 
 def checksums(tensors: Sequence[Tensor]) -> list[int]:
-    """Of the tensors laid end to end, one for about every 4M elements: few launches for many small tensors, and one
-    synchronisation of the device. Equal for equal tensors in equal order."""
-    found = [checksum(chunk) for chunk in joined(tensors)]
+    """Of the tensors laid end to end, one for each piece: few launches for many small tensors, and one synchronisation."""
+    found = [checksum(piece) for piece in joined(tensors)]
     return torch.stack(found).tolist() if found else []
 
 
-def joined(tensors: Sequence[Tensor], *, limit: int = 1 << 22) -> Iterator[Tensor]:
-    """Tensors of one dtype and device in flat pieces [N]: neighbours are laid end to end until a piece has `limit` elements."""
-    held: list[Tensor] = []
-    size = 0
-    for tensor in tensors:
-        held.append(tensor.detach().reshape(-1))
+def survey(tensors: Sequence[Tensor]) -> Survey:
+    """`checksums` and the largest magnitude together."""
+    sums, ends = list[Tensor](), list[Tensor]()
+    for piece in joined(tensors):
+        sums.append(checksum(piece))
+        ends += [end.double() for end in piece.aminmax()]
+    if not sums:
+        return Survey([], 0.0)
+    return Survey(torch.stack(sums).tolist(), torch.stack(ends).abs().max().item())
+
+
+def joined(tensors: Sequence[Tensor], *, limit: int = PIECE) -> Iterator[Tensor]:
+    """Tensors of one dtype and device, each row by row, in flat pieces [N] as `spans` cuts them; a piece may be a tensor's own
+    memory."""
+    with torch.no_grad():
+        for span in spans(tensors, limit=limit):
+            yield _flatten_dense_tensors(tensors[span])
+
+
+def spans(tensors: Sequence[Tensor], *, limit: int = PIECE) -> Iterator[slice]:
+    """Neighbours that lie end to end in one piece: as many as it takes to have `limit` elements."""
+    start = size = 0
+    for i, tensor in enumerate(tensors):
         size += tensor.numel()
         if size >= limit:
-            yield torch.cat(held)
-            held, size = [], 0
-    if held:
-        yield torch.cat(held)
+            yield slice(start, i + 1)
+            start, size = i + 1, 0
+    if start < len(tensors):
+        yield slice(start, len(tensors))
+
+
+def _weights(length: int, device: torch.device) -> Tensor:
+    return _power_of_two_weights(1 << max(0, length - 1).bit_length(), device)[:length]
 
 
 @lru_cache(maxsize=32)
-def _weights(length: int, device: torch.device) -> Tensor:
+def _power_of_two_weights(length: int, device: torch.device) -> Tensor:
     """SplitMix64 of 1, 2, ...; integer arithmetic wraps around alike on every device. `>>` fills with the sign here, which a
     mask takes away."""
     x = torch.arange(1, length + 1, dtype=torch.int64, device=device) * _GOLDEN

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sparring.kernels.checksum import checksums
+from sparring.kernels.checksum import Survey, survey
 from sparring.learner.errors import AdapterError
 from sparring.learner.files import write_folder
 
@@ -61,7 +62,8 @@ class LoraSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Adapter:
-    """LoRA tensors under their PEFT names, with what they belong to.
+    """LoRA tensors under their PEFT names, with what they belong to. The tensors must not be changed: what was read of them once
+    is kept.
 
     Example:
         >>> adapter = learner.adapter()
@@ -77,19 +79,31 @@ class Adapter:
     base_model: str = ""
     """`fingerprint_model` of the model it was trained on; empty where an adapter of other origin does not say."""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """12 hex digits of the names, shapes, scaling and bits: equal policies share it, on whatever device they lie."""
-        named = sorted(self.tensors.items())
-        names = [f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in named]
-        found = checksums([tensor for _, tensor in named])
-        digest = hashlib.sha256(f"{self.spec.scaling} {names} {found}".encode())
+        names = [(name, *tensor.shape, str(tensor.dtype)) for name, tensor in sorted(self.tensors.items())]
+        digest = hashlib.sha256(f"{self.spec.scaling} {names} {self._survey.checksums}".encode())
         return digest.hexdigest()[:12]
 
     @property
+    def largest(self) -> float:
+        """The largest magnitude of all its values; NaN where one is NaN."""
+        return self._survey.largest
+
+    @cached_property
+    def _survey(self) -> Survey:
+        return survey([tensor for _, tensor in sorted(self.tensors.items())])
+
+    @cached_property
     def modules(self) -> tuple[str, ...]:
         """Names of the adapted layers in the base model, such as "model.layers.0.self_attn.q_proj"."""
         return tuple(sorted(name.removeprefix(PREFIX).removesuffix(LORA_A) for name in self.tensors if name.endswith(LORA_A)))
+
+    @cached_property
+    def pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """A [rank, in] and B [out, rank] of each adapted layer. Every A must have its B."""
+        return {name: (self.tensors[PREFIX + name + LORA_A], self.tensors[PREFIX + name + LORA_B]) for name in self.modules}
 
     def merged_deltas(self) -> dict[str, Tensor]:
         """scaling * B @ A per module, in fp32: what to add to the base weight [out, in] to have the policy in one matrix."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparring.engine.adapter_layout import Slots, check_fit, holds, slot_checksum, write
+from sparring.engine.adapter_layout import Slots, check_fit, read_back, slot_checksum, write
 from sparring.engine.errors import GeneratorError
 from sparring.learner.adapter import LORA_A, LORA_B, PREFIX, Adapter, LoraSpec
 
@@ -132,6 +132,12 @@ def test_another_adapter_is_not_held() -> None:
     assert not holds(make_adapter(seed=2), layers, 1)
     assert not holds(make_adapter(alpha=6.0), layers, 1)
     assert not holds(make_adapter(SOME), layers, 1)
+
+
+def holds(adapter: Adapter, layers: dict[str, Slots], slot: int) -> bool:
+    found = read_back(adapter, layers, slot)
+    assert found in (None, slot_checksum(layers, slot))
+    return found is not None
 
 
 REFUSED = {

@@ -8,14 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparring.kernels.checksum import checksum, checksums, joined
+from sparring.kernels.checksum import checksum, checksums, joined, survey, words
 
 
 def reference(values: np.ndarray) -> int:
     """SplitMix64 in unsigned Python integers."""
     total, mask = 0, (1 << 64) - 1
-    integers = values.reshape(-1).view({2: np.int16, 4: np.int32, 8: np.int64}[values.itemsize])
-    for i, bits in enumerate(integers.tolist(), start=1):
+    data = values.tobytes()
+    words = np.frombuffer(data + bytes(-len(data) % 8), np.int64)
+    for i, bits in enumerate(words.tolist(), start=1):
         x = i * 0x9E3779B97F4A7C15 & mask
         x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & mask
         x = (x ^ x >> 27) * 0x94D049BB133111EB & mask
@@ -28,6 +29,21 @@ def reference(values: np.ndarray) -> int:
 def test_it_is_the_weighted_sum(dtype: type, shape: tuple[int, ...]) -> None:
     values = np.random.default_rng(0).standard_normal(shape).astype(dtype)
     assert int(checksum(torch.from_numpy(values))) == reference(values)
+
+
+def test_a_piece_of_a_tensor_counts_as_itself() -> None:
+    """A view that does not begin at a whole word has no words of its own."""
+    tensor = torch.arange(8, dtype=torch.float32)
+    assert int(checksum(tensor[1:4])) == int(checksum(tensor[1:4].clone()))
+    assert words(tensor[1:4]).tolist() == words(torch.tensor([1.0, 2.0, 3.0, 0.0])).tolist()
+
+
+@pytest.mark.parametrize("value", [-3.0, 2.0, float("nan"), float("-inf")])
+def test_a_survey_finds_the_largest_magnitude(value: float) -> None:
+    tensors = [torch.ones(3), torch.tensor([[0.5, value]])]
+    assert survey(tensors).checksums == checksums(tensors)
+    assert survey(tensors).largest == pytest.approx(abs(value), nan_ok=True)
+    assert survey([]) == ([], 0.0)
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=2, max_size=40), st.data())
