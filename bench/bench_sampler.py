@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from sparring.bench.rounds import Rounds
 from sparring.bench.workload import Workload
+from sparring.engine.embedded.kv_cache import KVCache
 from sparring.engine.engine import Engine
 from sparring.engine.generator import GeneratorStats
-from sparring.engine.kv_cache import KVCache
 from sparring.rollout.trajectory import Game
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 from unittest.mock import patch
 
-from sparring.engine.vllm_contact import IN_MEMORY, SALT
-from sparring.engine.vllm_generator import VllmGenerator
+from sparring.engine.vllm.contact import IN_MEMORY, SALT
+from sparring.engine.vllm.generator import VllmGenerator
 from sparring.rollout.sampler import SampleRequest
 
 T = TypeVar("T")
@@ -29,13 +30,20 @@ class Replayed(NamedTuple):
     num_tokens: int
 
 
+class Generated(NamedTuple):
+    """What `LLM.generate` sampled for each request, and how long the call took."""
+
+    token_ids: list[list[int]]
+    seconds: float
+
+
 class PlainVllm:
     """`LLM` on a generator's engine. While it is at work, the generator must have no requests.
 
     Example:
         >>> plain = PlainVllm(generator)
-        >>> sum(map(len, plain.generate(replayed)))
-        20480
+        >>> plain.generate(replayed).seconds
+        4.7
     """
 
     def __init__(self, generator: VllmGenerator) -> None:
@@ -53,14 +61,16 @@ class PlainVllm:
         """In the engine's thread."""
         return self._thread.call(function)
 
-    def generate(self, replayed: Sequence[Replayed]) -> list[list[int]]:
-        """The ids sampled for each request: its own prompt, seed, temperature and adapter, and exactly `num_tokens` tokens."""
-        arguments = self.arguments(replayed)
+    def generate(self, replayed: Sequence[Replayed]) -> Generated:
+        """All requests in one call of `LLM.generate`: each one's own prompt, seed, temperature and adapter, and exactly
+        `num_tokens` tokens."""
+        arguments = self._arguments(replayed)
+        started = perf_counter()
         outputs = self.call(lambda: self._llm.generate(**arguments))
-        return [list(output.outputs[0].token_ids) for output in outputs]
+        seconds = perf_counter() - started
+        return Generated([list(output.outputs[0].token_ids) for output in outputs], seconds)
 
-    def arguments(self, replayed: Sequence[Replayed]) -> dict[str, Any]:
-        """What `LLM.generate` is given."""
+    def _arguments(self, replayed: Sequence[Replayed]) -> dict[str, Any]:
         from vllm import SamplingParams
 
         params = [

@@ -4,10 +4,10 @@ Owns the weights: how they are drawn, so that what is computed with them is of a
 tensor in memory at a time. The tokenizer is the tiny model's; ids beyond it decode to nothing. `python -m
 sparring.bench.random_model 7b FOLDER` writes one.
 
-How the numbers keep in bounds (V vocabulary): weights have std 1/sqrt(fan-in), so that every layer adds about MLP_SHARE to the mean
-square of the residual stream, and embeddings are small beside it; the final norm scales logits to std s, for
-which the entropy is about ln V - s^2 / 2 nats. Channel 0 of the stream is a constant that no layer writes: through it the head
-gives the id that ends a message its share of 1 / `message_tokens`, whatever the context.
+How the numbers keep in bounds (V vocabulary): weights have std 1/sqrt(fan-in), so that every layer adds about MLP_SHARE to the
+mean square of the residual stream, and embeddings are small beside it; the final norm scales logits to std s, for which the
+entropy is about ln V - s^2 / 2 nats. Channel 0 of the stream is a constant that no layer writes: through it the head gives the id
+that ends a message its share of 1 / `message_tokens`, whatever the context.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from sparring.engine.errors import ConfigError
-from sparring.engine.model_shape import CONFIGS, ModelShape, read_shape
+from sparring.engine.memory.model_shape import CONFIGS, ModelShape, read_shape
 from sparring.engine.models import TINY_FOLDER
 
 SHAPES = {
@@ -103,9 +103,8 @@ def _config(shape: str | Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"there is no shape {shape!r}: choose from {', '.join([*SHAPES, *CONFIGS])}, or a model's folder")
         config = json.loads(path.read_bytes())
     if config.get("model_type") != "qwen2" or config["vocab_size"] < tiny["vocab_size"]:
-        raise ConfigError(
-            f"random weights are made for Qwen2 with a vocabulary of {tiny['vocab_size']:,} or more: choose from {', '.join(SHAPES)}"
-        )
+        least = f"a vocabulary of {tiny['vocab_size']:,} or more"
+        raise ConfigError(f"random weights are made for Qwen2 with {least}: choose from {', '.join(SHAPES)}")
     return config | {"eos_token_id": tiny["eos_token_id"], "pad_token_id": tiny["pad_token_id"], "bos_token_id": None}
 
 

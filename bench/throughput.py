@@ -1,6 +1,6 @@
 """How fast a machine plays and learns: tokens/s and games/hour of each phase and of the whole loop, on real deals.
 
-Nothing is kept: the adapter starts fresh and goes nowhere. What a training run itself reports is `engine/summary.py`'s.
+Nothing is kept: the adapter starts fresh and goes nowhere. What a training run itself reports is `engine/run/summary.py`'s.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from sparring.engine.config import RunConfig, partner_specs
 from sparring.engine.deal import deal
 from sparring.engine.engine import POLICY, Engine
-from sparring.engine.summary import Clock, throughput
+from sparring.engine.run.summary import Clock, throughput
 from sparring.engine.train import trained_on
 from sparring.rollout.player import Seating
 from sparring.rollout.progress import Progress

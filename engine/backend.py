@@ -15,18 +15,18 @@ import torch
 from packaging.version import Version
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparring.engine import vllm_contact
 from sparring.engine.config import RunConfig
+from sparring.engine.embedded.generator import TorchGenerator, TorchGeneratorConfig
 from sparring.engine.errors import ConfigError
 from sparring.engine.generator import Generator
 from sparring.engine.machine import memory_gb
-from sparring.engine.memory_plan import MemoryPlan, plan
-from sparring.engine.model_shape import read_shape
+from sparring.engine.memory.model_shape import read_shape
+from sparring.engine.memory.plan import MemoryPlan, plan
 from sparring.engine.models import TINY, TINY_FOLDER, load_model, load_tokenizer, resolve_device
-from sparring.engine.shared_weights import share_weights
-from sparring.engine.torch_generator import TorchGenerator, TorchGeneratorConfig
-from sparring.engine.vllm_contact import EngineSettings
-from sparring.engine.vllm_generator import SLOTS_PER_ADAPTER, VllmGenerator
+from sparring.engine.vllm import contact as vllm_contact
+from sparring.engine.vllm.contact import EngineSettings
+from sparring.engine.vllm.generator import SLOTS_PER_ADAPTER, VllmGenerator
+from sparring.engine.vllm.shared_weights import share_weights
 from sparring.learner.lora import fingerprint_model
 
 LINEAR_LAYERS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")

@@ -15,7 +15,7 @@ from msgspec import Meta
 from sparring.engine.errors import ConfigError
 from sparring.engine.fence import FenceConfig
 from sparring.engine.settings import load_config
-from sparring.engine.vllm_config import MemoryConfig, VllmConfig
+from sparring.engine.vllm.config import MemoryConfig, VllmConfig
 from sparring.learner.learner import LearnerConfig
 from sparring.rollout.errors import RolloutError
 from sparring.rollout.player import Sampling, find_strategy

@@ -12,12 +12,12 @@ from typing import Literal
 import msgspec
 from packaging.version import Version
 
-from sparring.engine import vllm_contact
 from sparring.engine.config import RunConfig
 from sparring.engine.machine import Machine, look
-from sparring.engine.memory_advice import refusal
-from sparring.engine.memory_plan import MemoryPlan, draw_up
-from sparring.engine.model_shape import read_shape
+from sparring.engine.memory.advice import refusal
+from sparring.engine.memory.model_shape import read_shape
+from sparring.engine.memory.plan import MemoryPlan, draw_up
+from sparring.engine.vllm import contact as vllm_contact
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "WANDB_API_KEY", "HF_TOKEN")
 OTHER_MODEL = "Qwen/Qwen2.5-7B-Instruct"

@@ -1,7 +1,7 @@
 """`Engine`: one base model with everything that plays and trains on it. The loop, the command line and servers are thin users.
 
 Owns the model, its chat format, the generator and the learner, and the order in which they may be made. What a run does with
-them is `train.py`'s, `collect.py`'s and `evaluate.py`'s business.
+them is `train.py`'s, `collect.py`'s and `evaluation/evaluate.py`'s business.
 """
 
 from __future__ import annotations

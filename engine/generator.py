@@ -1,6 +1,6 @@
 """What the loop asks of a generator: sampling, adapters by name, and a KV cache that can be given back between phases.
 
-Owns the interface and its figures only. `torch_generator.py` is the embedded implementation.
+Owns the interface and its figures only. `embedded/generator.py` is the embedded implementation.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The training loop: deal scenarios, play games, score outcomes, pack batches, step the learner, publish the adapter.
 
-Outcomes are scored by the referee as each game ends, and packed inside `Learner.step`. A run is a folder (`run_folder.py`):
+Outcomes are scored by the referee as each game ends, and packed inside `Learner.step`. A run is a folder (`run/folder.py`):
 killing it loses no finished game, and resuming makes the same next update.
 """
 
@@ -13,16 +13,16 @@ from pathlib import Path
 
 import msgspec
 
-from sparring.engine.appraise import appraise
 from sparring.engine.config import RunConfig, load_run_config
 from sparring.engine.deal import deal
 from sparring.engine.engine import POLICY, Engine
 from sparring.engine.errors import Interrupted
+from sparring.engine.evaluation.appraise import appraise
 from sparring.engine.fence import FenceReport
-from sparring.engine.run_folder import RunFolder
+from sparring.engine.run.folder import RunFolder
+from sparring.engine.run.summary import Clock, Summary, seconds, throughput
+from sparring.engine.run.tracker import DatabaseTracker, TerminalTracker, Tracker, Trackers, WandbTracker
 from sparring.engine.settings import dump_config
-from sparring.engine.summary import Clock, Summary, seconds, throughput
-from sparring.engine.tracker import DatabaseTracker, TerminalTracker, Tracker, Trackers, WandbTracker
 from sparring.learner.learner import Learner
 from sparring.learner.stats import StepStats
 from sparring.rollout.progress import Progress

@@ -13,7 +13,7 @@ from sparring.engine.cli.output import print_json, results
 if TYPE_CHECKING:
     from sparring.engine.doctor import Diagnosis, Package
     from sparring.engine.machine import Machine
-    from sparring.engine.memory_plan import MemoryPlan
+    from sparring.engine.memory.plan import MemoryPlan
 
 DOES_NOT_FIT = 1
 

@@ -70,9 +70,9 @@ def evaluate(
     An adapter inside a run's folder is measured with that run's settings, unless --preset or --config name others. Games won,
     difference and its 95% interval are also written as JSON with --output.
     """
-    from sparring.engine.appraise import appraise_adapter
     from sparring.engine.cli.report import show_report
     from sparring.engine.errors import ConfigError
+    from sparring.engine.evaluation.appraise import appraise_adapter
 
     if games is not None and scenarios is not None:
         raise ConfigError("--games and --scenarios both say how much to play: give one of them")

@@ -11,9 +11,9 @@ from rich.table import Table
 from sparring.engine.cli.output import results
 
 if TYPE_CHECKING:
-    from sparring.engine.compare import Effect, Report
-    from sparring.engine.figures import Figures
-    from sparring.engine.summary import Summary
+    from sparring.engine.evaluation.compare import Effect, Report
+    from sparring.engine.evaluation.figures import Figures
+    from sparring.engine.run.summary import Summary
 
 
 def show_summary(summary: Summary, folder: Path) -> None:

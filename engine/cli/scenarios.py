@@ -251,7 +251,7 @@ def recheck(
     as_json: JsonOption = False,
 ) -> None:
     """Referee every game of a run again, from its stored transcript. Exit code 1 where a verdict comes out differently."""
-    from sparring.engine.run_folder import RunFolder
+    from sparring.engine.run.folder import RunFolder
 
     with RunFolder.read(run) as folder, notices().status("refereeing every game again"):
         found = folder.database.recheck()

@@ -24,7 +24,7 @@ from sparring.engine.cli.options import (
 from sparring.engine.cli.output import notices, print_json
 
 if TYPE_CHECKING:
-    from sparring.engine.summary import Summary
+    from sparring.engine.run.summary import Summary
 
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --output-dir from its last checkpoint.")]
 
@@ -44,7 +44,7 @@ def demo(
     The model ships with the package, its partners are scripts, nothing is downloaded. At the end, the model before and after
     training plays the same held-out scenarios. An earlier demo in the same folder is moved aside, never overwritten.
     """
-    from sparring.engine.run_folder import move_aside
+    from sparring.engine.run.folder import move_aside
     from sparring.engine.train import train
 
     if resume:

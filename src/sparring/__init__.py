@@ -15,7 +15,7 @@ __all__ = ["Deal", "Engine", "Game", "GameState", "Learner", "Outcome", "Scenari
 
 if TYPE_CHECKING:
     from sparring.engine.engine import Engine
-    from sparring.engine.torch_generator import TorchGenerator
+    from sparring.engine.embedded.generator import TorchGenerator
     from sparring.learner.learner import Learner
     from sparring.rollout.trajectory import Deal, Game, Trajectory
     from sparring.scenarios.game import GameState
@@ -30,7 +30,7 @@ else:
         "Learner": "sparring.learner.learner",
         "Outcome": "sparring.scenarios.outcome",
         "Scenario": "sparring.scenarios.scenario",
-        "TorchGenerator": "sparring.engine.torch_generator",
+        "TorchGenerator": "sparring.engine.embedded.generator",
         "Trajectory": "sparring.rollout.trajectory",
     }
 

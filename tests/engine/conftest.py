@@ -1,7 +1,7 @@
 """A stand-in for the weights of a vLLM model: the same names, the same fused and padded layout, from plain PyTorch modules.
 
-`test_shared_weights_vllm.py` holds it to the names and shapes of real vLLM models. Random games to train on, too, and a request
-to a real engine.
+`vllm/test_vllm_shared_weights.py` holds it to the names and shapes of real vLLM models. Random games to train on, too, and a
+request to a real engine.
 """
 
 from __future__ import annotations

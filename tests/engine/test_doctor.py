@@ -9,10 +9,11 @@ import msgspec
 import pytest
 import torch
 
-from sparring.engine import doctor, machine, vllm_contact
+from sparring.engine import doctor, machine
 from sparring.engine.config import load_run_config
 from sparring.engine.doctor import KEYS, Diagnosis, Package, examine
 from sparring.engine.machine import GB, Gpu
+from sparring.engine.vllm import contact as vllm_contact
 
 
 def package(found: Diagnosis, name: str) -> Package:

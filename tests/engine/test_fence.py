@@ -1,6 +1,6 @@
 """The fence on the embedded generator: what passes, and that each way to play another policy than the one that learns is found.
 
-The same faults on vLLM are in `vllm/test_silent_failures.py`, and inside the whole loop in `test_train_fence.py`.
+The same faults on vLLM are in `vllm/test_vllm_silent_failures.py`, and inside the whole loop in `test_train_fence.py`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from sparring.engine.embedded.generator import TorchGenerator, TorchGeneratorConfig
+from sparring.engine.embedded.kv_cache import KVCache
 from sparring.engine.errors import FenceError
 from sparring.engine.fence import LIMITS, Fence, FenceConfig, FenceReport
-from sparring.engine.kv_cache import KVCache
-from sparring.engine.torch_generator import TorchGenerator, TorchGeneratorConfig
 from sparring.learner.adapter import LORA_B
 from sparring.learner.learner import Learner, LearnerConfig
 from sparring.learner.stats import StepStats

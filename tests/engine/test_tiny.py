@@ -12,7 +12,7 @@ import pytest
 
 from sparring.engine.config import load_run_config
 from sparring.engine.engine import Engine
-from sparring.engine.evaluate import arrange, evaluate, held_out
+from sparring.engine.evaluation.evaluate import arrange, evaluate, held_out
 from sparring.engine.models import TINY_FOLDER, load_tokenizer
 from sparring.engine.tiny.build import TinyConfig, build, save
 from sparring.engine.tiny.corpus import encode_seat, play_scripts

@@ -1,6 +1,6 @@
 """Faults inside the whole loop: the run stops within one step, keeps nothing of it, and goes on as if it had not happened.
 
-What the fence itself finds is `test_fence.py`'s; the same on vLLM is `vllm/test_silent_failures.py`'s.
+What the fence itself finds is `test_fence.py`'s; the same on vLLM is `vllm/test_vllm_silent_failures.py`'s.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 from sparring.engine.cli.main import app
 from sparring.engine.collect import collect
 from sparring.engine.config import RunConfig, load_run_config
+from sparring.engine.embedded.generator import TorchGenerator
+from sparring.engine.embedded.kv_cache import KVCache
 from sparring.engine.errors import FenceError
-from sparring.engine.kv_cache import KVCache
-from sparring.engine.run_folder import RunFolder
-from sparring.engine.torch_generator import TorchGenerator
+from sparring.engine.run.folder import RunFolder
 from sparring.engine.train import resume, train
 from sparring.learner.adapter import load_adapter
 from sparring.rollout.sampler import Sample, SampleRequest

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from sparring.engine.cli.main import app
-from sparring.engine.run_folder import RunFolder
+from sparring.engine.run.folder import RunFolder
 from sparring.rollout.trajectory import Game
 from sparring.scenarios import registry
 from sparring.scenarios.errors import ScenarioError

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import Result
 
 from sparring.engine.config import load_run_config
-from sparring.engine.run_folder import RunFolder, move_aside
+from sparring.engine.run.folder import RunFolder, move_aside
 from sparring.learner.adapter import load_adapter
 from sparring.rollout.training_file import read_trajectories
 

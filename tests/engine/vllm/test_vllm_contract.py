@@ -1,4 +1,4 @@
-"""What `vllm_contact.py` relies on, one test for each: what fails here says what a new release of vLLM has changed."""
+"""What `vllm/contact.py` relies on, one test for each: what fails here says what a new release of vLLM has changed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from sparring.engine import vllm_contact
-from sparring.engine.vllm_contact import Served
-from sparring.engine.vllm_generator import MIN_TEMPERATURE, VllmGenerator
+from sparring.engine.vllm import contact as vllm_contact
+from sparring.engine.vllm.contact import Served
+from sparring.engine.vllm.generator import MIN_TEMPERATURE, VllmGenerator
 
 
 class Inside:
@@ -62,7 +62,7 @@ def test_the_engine_lives_in_this_process(inside: Inside) -> None:
 
 def test_opening_leaves_the_process_as_it_was(inside: Inside) -> None:
     assert torch.set_num_threads.__module__ in (None, "torch._C", "torch")  # its CPU worker puts a stand-in there
-    assert sys.excepthook is sys.__excepthook__ or "pytest" in repr(sys.excepthook)
+    assert not sys.excepthook.__module__.startswith("torch.distributed")  # where loading vLLM leaves it
     assert "LD_PRELOAD" not in os.environ
     assert logging.getLogger("vllm").handlers == []
 
@@ -173,7 +173,7 @@ def test_layers_without_a_target_are_not_wrapped(inside: Inside) -> None:
 
 
 def test_layers_apply_adapters_through_the_punica_wrappers(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparring.engine.cpu_lora import GroupedLora
+    from sparring.engine.vllm.cpu_lora import GroupedLora
 
     wrappers = list(inside.manager.punica_wrapper_mapping.values())
     assert wrappers

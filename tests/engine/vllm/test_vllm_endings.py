@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from sparring.engine.errors import GeneratorError, GeneratorStopped
-from sparring.engine.vllm_contact import Contact
-from sparring.engine.vllm_generator import VllmGenerator
+from sparring.engine.vllm.contact import Contact
+from sparring.engine.vllm.generator import VllmGenerator
 
 
 @pytest.fixture
@@ -190,6 +190,6 @@ def test_an_engine_that_fails_while_a_request_is_made_or_a_publication_waits_lea
 
 
 def test_a_contact_says_why_vllm_cannot_be_used(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparring.engine.vllm_contact.unusable", lambda: "vLLM is too old")
+    monkeypatch.setattr("sparring.engine.vllm.contact.unusable", lambda: "vLLM is too old")
     with pytest.raises(GeneratorError, match='generator = "vllm": vLLM is too old; or set generator = "torch"'):
         Contact(rig.settings())

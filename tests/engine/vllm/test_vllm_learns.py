@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sparring.engine.config import load_run_config
-from sparring.engine.run_folder import RunFolder
+from sparring.engine.run.folder import RunFolder
 from sparring.engine.train import train
 
 SETTINGS = [

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sparring.engine.vllm_generator import VllmGenerator
+from sparring.engine.vllm.generator import VllmGenerator
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -38,7 +38,7 @@ def test_base_and_adapters_in_one_batch_each_have_their_own_log_probs(
 
 
 def test_tokens_without_an_adapter_have_none_though_every_slot_is_full(vllm: VllmGenerator, rig: Any, bound: float) -> None:
-    """vLLM's own CPU path reads the last slot for them, which `cpu_lora.py` mends: it shows once that slot is used."""
+    """vLLM's own CPU path reads the last slot for them, which `vllm/cpu_lora.py` mends: it shows once that slot is used."""
     for seed in range(6):  # each of three names twice: all six slots have been written
         vllm.publish(str(seed % 3), rig.adapter(10 + seed))
     slots = {vllm._table.find(name).slot for name in vllm.adapters}  # type: ignore[union-attr]

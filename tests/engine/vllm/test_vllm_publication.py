@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from sparring.engine import adapter_layout
 from sparring.engine.errors import FenceError, GeneratorError
-from sparring.engine.vllm_generator import VllmGenerator
+from sparring.engine.vllm import layout as adapter_layout
+from sparring.engine.vllm.generator import VllmGenerator
 from sparring.learner.adapter import LoraSpec
 
 Patch = pytest.MonkeyPatch

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from sparring.engine.errors import GeneratorError
-from sparring.engine.vllm_generator import VllmGenerator
+from sparring.engine.vllm.generator import VllmGenerator
 from sparring.rollout.errors import PlayerError
 from sparring.rollout.player import Player, Reply, ScriptedPlayer, Table, find_strategy
 from sparring.rollout.runner import play

@@ -1,0 +1,80 @@
+"""What an adapter is worth: base model and adapter on the same held-out games, and both under the shuffled-values control."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from sparring.engine.config import RunConfig
+from sparring.engine.engine import POLICY, Engine
+from sparring.engine.evaluation.compare import Report, compare
+from sparring.engine.evaluation.evaluate import arrange, evaluate, held_out
+from sparring.engine.evaluation.figures import Evaluation
+from sparring.rollout.player import Seating
+from sparring.rollout.progress import Progress
+from sparring.rollout.trajectory import Game
+
+
+class Appraisal(msgspec.Struct, frozen=True, kw_only=True):
+    """What an adapter was measured at, as other programs read it: `evaluation` is that of a run's `summary.json`."""
+
+    model: str
+    base_model: str
+    """Fingerprint of the base model's weights."""
+    adapter: str
+    """Fingerprint of the adapter."""
+    evaluation: Report
+
+    @property
+    def json(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+def appraise_adapter(config: RunConfig, adapter: Path, *, quiet: bool = False) -> Appraisal:
+    """The adapter in a folder against its base model, as `config.evaluation` asks.
+
+    Raises `AdapterError` for one that is broken or another model's, `ConfigError` and `EvaluationError` as `appraise` does.
+    """
+    config.check()
+    with Engine.open(config) as engine:
+        loaded = engine.load_adapter(adapter)
+        engine.publish(POLICY, loaded)
+        report = asyncio.run(appraise(engine, adapter=POLICY, quiet=quiet))
+        return Appraisal(model=config.model, base_model=engine.base_model, adapter=loaded.fingerprint, evaluation=report)
+
+
+async def appraise(engine: Engine, *, adapter: str, quiet: bool = False, on_game: Callable[[Game], None] | None = None) -> Report:
+    """The report on the published `adapter`, as `config.evaluation` asks. `on_game` is told each game as it ends.
+
+    Raises `EvaluationError` where there is nothing to evaluate or nothing could be played.
+    """
+    config = engine.config
+    wanted = config.evaluation
+    scenarios = held_out(config.families, wanted.scenarios, split=wanted.split, seed=wanted.seed)
+
+    async def side(name: str, policy: str | None, *, shuffled: bool) -> Evaluation:
+        matches = arrange(
+            scenarios, partners=wanted.partners, games=wanted.games, seed=wanted.seed, shuffled=shuffled, label=name
+        )
+        seating = Seating(sampler=engine.generator, chat=engine.chat, adapter=policy, sampling=config.sampling)
+        with Progress(f"evaluate {name}", total=len(matches), quiet=quiet) as progress:
+
+            def show(game: Game) -> None:
+                progress.add(game)
+                if on_game is not None:
+                    on_game(game)
+
+            return await evaluate(matches, seating, concurrency=config.concurrency, time_limit=config.time_limit, on_game=show)
+
+    baseline = await side("baseline", None, shuffled=False)
+    trained = await side("trained", adapter, shuffled=False)
+    control = None
+    if wanted.control:
+        control = (
+            await side("baseline, shuffled values", None, shuffled=True),
+            await side("trained, shuffled values", adapter, shuffled=True),
+        )
+    return compare(baseline, trained, shuffled=control, seed=wanted.seed)

