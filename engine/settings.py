@@ -6,6 +6,7 @@ Works on any tree of msgspec structs and knows no setting by name; those stand b
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -133,8 +134,17 @@ def _checked(tree: dict[str, Any], kind: type[msgspec.Struct], label: str, above
                 msgspec.convert(value, hints[key])
             except msgspec.ValidationError as error:
                 raise ConfigError(f"{label}: {above}{key}: {_say(error)}") from error
+            if not _finite(value):
+                raise ConfigError(f"{label}: {above}{key}: expected a finite number")
             result[key] = value
     return result
+
+
+def _finite(value: Any) -> bool:
+    """Whether every number in it is one: TOML also writes inf and nan, which no setting means."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _suggest(key: str, kind: type[msgspec.Struct], above: str, root: type[msgspec.Struct]) -> str:

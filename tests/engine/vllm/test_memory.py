@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparring.engine.vllm.contact import SparringWorker
+from sparring.engine.vllm.worker import SparringWorker
 
 
 class Allocation(SimpleNamespace):

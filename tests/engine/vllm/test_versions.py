@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from sparring.engine.vllm import contact as vllm_contact
-from sparring.engine.vllm.contact import installed, unusable
+from sparring.engine.vllm import support
+from sparring.engine.vllm.support import installed, unusable
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Any:
                 raise importlib.metadata.PackageNotFoundError(name)
             return versions[name]
 
-        monkeypatch.setattr(vllm_contact.importlib.util, "find_spec", lambda name: object() if there else None)
-        monkeypatch.setattr(vllm_contact.importlib.metadata, "version", version)
+        monkeypatch.setattr(support.importlib.util, "find_spec", lambda name: object() if there else None)
+        monkeypatch.setattr(support.importlib.metadata, "version", version)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
 
     return set_up

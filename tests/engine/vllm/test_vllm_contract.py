@@ -11,9 +11,10 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from sparring.engine.vllm import contact as vllm_contact
+from sparring.engine.vllm import support
 from sparring.engine.vllm.contact import Served
 from sparring.engine.vllm.generator import MIN_TEMPERATURE, VllmGenerator
+from sparring.engine.vllm.worker import SparringWorker
 
 
 class Inside:
@@ -48,15 +49,15 @@ def inside(vllm: VllmGenerator, rig: Any) -> Inside:
 def test_versions_of_the_package_are_found_by_its_distribution(inside: Inside) -> None:
     import vllm
 
-    assert vllm_contact.installed() is not None
-    assert vllm_contact.unusable() is None
-    assert str(vllm_contact.installed()).split("+")[0] == vllm.__version__.split("+")[0]
+    assert support.installed() is not None
+    assert support.unusable() is None
+    assert str(support.installed()).split("+")[0] == vllm.__version__.split("+")[0]
 
 
 def test_the_engine_lives_in_this_process(inside: Inside) -> None:
     assert type(inside.core).__name__ == "InprocClient"
     assert inside.worker.model_runner.device.type == "cpu"
-    assert type(inside.worker).__mro__[1:].count(vllm_contact.SparringWorker) == 1
+    assert type(inside.worker).__mro__[1:].count(SparringWorker) == 1
     assert inside.core.collective_rpc("sparring_bound", None, ()) == [{}]
 
 
@@ -86,7 +87,7 @@ def test_an_output_carries_ids_log_probs_a_reason_and_cached_tokens(inside: Insi
     assert sum(len(delta.token_ids) for delta in deltas) == 2
     assert all(logprob < 0 for delta in (first, *deltas) for logprob in delta.logprobs)
     ((again, *deltas),) = inside.steps((request, None)).values()
-    assert again.cached_tokens == vllm_contact.CPU_BLOCK_SIZE
+    assert again.cached_tokens == support.CPU_BLOCK_SIZE
     assert all(delta.cached_tokens == 0 for delta in deltas)
     assert again.token_ids == first.token_ids
 
@@ -278,11 +279,11 @@ def test_sizes_that_are_written_down_are_theirs() -> None:
     from vllm import sampling_params
     from vllm.config import lora
 
-    assert get_args(lora.MaxLoRARanks) == vllm_contact.LORA_RANKS
+    assert get_args(lora.MaxLoRARanks) == support.LORA_RANKS
     assert sampling_params._MAX_TEMP == MIN_TEMPERATURE
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
-    assert set(vllm_contact.CPU_HEAD_SIZES) <= set(CPUAttentionBackend.get_supported_head_sizes())
+    assert set(support.CPU_HEAD_SIZES) <= set(CPUAttentionBackend.get_supported_head_sizes())
 
 
 def test_the_vocabulary_is_the_models_without_padding(inside: Inside) -> None:

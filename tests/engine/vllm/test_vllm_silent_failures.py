@@ -20,8 +20,9 @@ from sparring.engine.run.folder import RunFolder
 from sparring.engine.train import resume, train
 from sparring.engine.vllm import generator as vllm_generator
 from sparring.engine.vllm import layout as adapter_layout
-from sparring.engine.vllm.contact import Contact, Served, SparringWorker
+from sparring.engine.vllm.contact import Contact, Served
 from sparring.engine.vllm.slots import Version
+from sparring.engine.vllm.worker import SparringWorker
 from sparring.learner.adapter import load_adapter
 
 Patch = pytest.MonkeyPatch
