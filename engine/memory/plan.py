@@ -27,6 +27,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     Example:
         >>> memory_plan = plan(load_run_config("a6000-qwen2.5-7b"), read_shape("Qwen/Qwen2.5-7B-Instruct"), 47.5)
         >>> memory_plan.kv_cache.games
+        258
     """
 
     model: str
