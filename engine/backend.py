@@ -7,6 +7,7 @@ a CPU, or where that cannot be, the learner loads a copy of its own and the note
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -141,16 +142,19 @@ def _vllm_on_gpu(config: RunConfig, choice: Choice) -> Backend:
     source = _source(config)
     planned = plan(config, read_shape(config.model), device="cuda", generator="vllm")
     generator = VllmGenerator(_settings(config, planned, torch.bfloat16))
-    notes: tuple[str, ...] = ()
-    shared = share_weights(source, generator.parameters()) if config.vllm.share_weights else None
-    if isinstance(shared, PreTrainedModel):
-        model, tokenizer = shared, load_tokenizer(source)
-    else:
-        if shared is not None:
-            notes = (str(shared),)
-        model, tokenizer = load_model(config.model, torch.device("cuda"), config.quantization)
-    _check_context(config, model)
-    generator.base_model = fingerprint_model(model)
+    with ExitStack() as stack:
+        stack.callback(generator.close)
+        notes: tuple[str, ...] = ()
+        shared = share_weights(source, generator.parameters()) if config.vllm.share_weights else None
+        if isinstance(shared, PreTrainedModel):
+            model, tokenizer = shared, load_tokenizer(source)
+        else:
+            if shared is not None:
+                notes = (str(shared),)
+            model, tokenizer = load_model(config.model, torch.device("cuda"), config.quantization)
+        _check_context(config, model)
+        generator.base_model = fingerprint_model(model)
+        stack.pop_all()  # it is the caller's to close
     return Backend(model, tokenizer, generator, choice, notes)
 
 
