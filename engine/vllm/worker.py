@@ -104,7 +104,7 @@ def _kv_allocations() -> list[Any]:
 
 
 def _discard_kv() -> None:
-    """What `discard` of later versions does, for vLLM before 0.28: unmaps the KV cache and keeps its addresses."""
+    """What `discard` of later versions does, for vLLM before 0.31: unmaps the KV cache and keeps its addresses."""
     from vllm.device_allocator.cumem import unmap_and_release
 
     for data in _kv_allocations():
