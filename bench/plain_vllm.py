@@ -7,9 +7,11 @@ that touches vLLM.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
+from types import MethodType
 from typing import Any, NamedTuple, TypeVar
 from unittest.mock import patch
 
@@ -107,14 +109,14 @@ class PlainVllm:
         self._number += 1
         return self._number
 
-    def first_token(self, prompt_ids: list[int], folder: Path, *, adapter: int) -> None:
-        """One token with the adapter in `folder`, which vLLM loads with its first request."""
-        from vllm import SamplingParams
-
-        lora = self._from_disk(folder, adapter, in_place=False)
-        params = SamplingParams(max_tokens=1, ignore_eos=True, detokenize=False)
-        given: Any = [{"prompt_token_ids": prompt_ids}]
-        self.call(lambda: self._llm.generate(given, params, lora_request=lora, use_tqdm=False))
+    @contextmanager
+    def own_lora_path(self) -> Iterator[None]:
+        """On a CPU: inside, adapters are applied by vLLM's own code, not by `cpu_lora.py`'s."""
+        self.call(lambda: self._engine.collective_rpc(_ungroup))
+        try:
+            yield
+        finally:
+            self.call(lambda: self._engine.collective_rpc("sparring_group_lora"))
 
     def _from_disk(self, folder: Path, adapter: int, *, in_place: bool) -> Any:
         from vllm.lora.request import LoRARequest
@@ -134,3 +136,9 @@ class PlainVllm:
             return None
         version = self._generator._find(name)
         return LoRARequest(lora_name=version.label, lora_int_id=version.number, lora_path=IN_MEMORY)
+
+
+def _ungroup(worker: Any) -> None:
+    for wrapper in worker._sparring_manager().punica_wrapper_mapping.values():
+        for method in ("update_metadata", "add_lora_linear"):
+            setattr(wrapper, method, MethodType(getattr(type(wrapper), method), wrapper))

@@ -34,7 +34,14 @@ SHAPES = {
     "1.5b": "Qwen/Qwen2.5-1.5B-Instruct",
     "0.5b": "Qwen/Qwen2.5-0.5B-Instruct",
 }
-"""Shapes by their short names."""
+"""Shapes of real models by their short names."""
+MADE_UP = {
+    # hidden size, layers, heads, KV heads, intermediate size, vocabulary
+    "small": (256, 8, 8, 2, 704, 4096),
+    "medium": (1024, 24, 16, 4, 2816, 8192),
+}
+"""Shapes that no model has: what a CPU computes in seconds, and an adapter of a real one's size on few weights."""
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 LOGIT_STD = 3.0
 """s: at most; smaller vocabularies get less, so that their entropy is at least `MIN_ENTROPY`."""
@@ -62,8 +69,8 @@ def write_model(
 ) -> Path:
     """Writes the model into `folder`, which must not exist, and returns it.
 
-    `shape` is a key of `SHAPES`, anything that `read_shape` takes, or a Qwen2 config. `message_tokens` is about how many tokens
-    are sampled until a message ends. Numbers are drawn on `device`: the same seed gives the same model on the same kind of
+    `shape` is a key of `SHAPES` or `MADE_UP`, the folder of a Qwen2 model, or a Qwen2 config. `message_tokens` is about how many
+    tokens are sampled until a message ends. Numbers are drawn on `device`: the same seed gives the same model on the same kind of
     device. Raises `ConfigError` where the disk is too small, or the folder is there already.
 
     Example:
@@ -96,11 +103,14 @@ def _config(shape: str | Mapping[str, Any]) -> dict[str, Any]:
     tiny = json.loads((TINY_FOLDER / "config.json").read_bytes())
     if isinstance(shape, Mapping):
         config = dict(shape)
+    elif shape in MADE_UP:
+        config = tiny | dict(zip(SIZES, MADE_UP[shape], strict=True)) | {"max_position_embeddings": 2048, "layer_types": None}
     else:
         name = SHAPES.get(shape, shape)
         path = CONFIGS.get(name, Path(name) / "config.json")
         if not path.is_file():
-            raise ConfigError(f"there is no shape {shape!r}: choose from {', '.join([*SHAPES, *CONFIGS])}, or a model's folder")
+            known = ", ".join([*SHAPES, *MADE_UP, *CONFIGS])
+            raise ConfigError(f"there is no shape {shape!r}: choose from {known}, or a Qwen2 model's folder")
         config = json.loads(path.read_bytes())
     if config.get("model_type") != "qwen2" or config["vocab_size"] < tiny["vocab_size"]:
         least = f"a vocabulary of {tiny['vocab_size']:,} or more"
@@ -191,7 +201,7 @@ def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path, dtype: to
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a model with random weights.")
-    parser.add_argument("shape", help=f"{', '.join(SHAPES)}, or the folder of a Qwen2 model with a config.json")
+    parser.add_argument("shape", help=f"{', '.join([*SHAPES, *MADE_UP])}, or the folder of a Qwen2 model with a config.json")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--message-tokens", type=int, default=48)
