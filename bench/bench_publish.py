@@ -1,8 +1,8 @@
 """Handing an adapter over in memory, beside the public ways of vLLM, on one engine and with the same adapter in each round.
 
 The public ways write PEFT's two files and let vLLM load them: in place of the adapter that is served (`load_inplace`, after
-which the prefix cache must be emptied), or under a new id. `plain file` writes nothing but the tensors and a configuration that is
-ready, and never waits for the disk; `save_pretrained` is what PEFT's users call. The time of an in-memory publication includes
+which the prefix cache must be emptied), or under a new id. `plain file` writes nothing but the tensors and a configuration that
+is ready, and never waits for the disk; `save_pretrained` is what PEFT's users call. The time of an in-memory publication includes
 the adapter's fingerprint, the check that it fits, and reading back every value that was written.
 """
 

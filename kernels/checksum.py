@@ -5,6 +5,7 @@ Not cryptographic: it finds accidents, not forgeries.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -37,7 +38,10 @@ def checksum(tensor: Tensor) -> Tensor:
     place of every element, and not on the device.
     """
     words_N = words(tensor)
-    return (words_N * _weights(len(words_N), tensor.device)).sum()
+    weights_N = _weights(len(words_N), tensor.device)
+    if tensor.is_cuda:  # which has no dot product of integers
+        return (words_N * weights_N).sum()
+    return torch.dot(words_N, weights_N)
 
 
 def words(tensor: Tensor) -> Tensor:
@@ -61,10 +65,11 @@ def survey(tensors: Sequence[Tensor]) -> Survey:
     sums, ends = list[Tensor](), list[Tensor]()
     for piece in joined(tensors):
         sums.append(checksum(piece))
-        ends += [end.double() for end in piece.aminmax()]
+        ends += piece.aminmax()
     if not sums:
         return Survey([], 0.0)
-    return Survey(torch.stack(sums).tolist(), torch.stack(ends).abs().max().item())
+    magnitudes = [abs(end) for end in torch.stack(ends).tolist()]
+    return Survey(torch.stack(sums).tolist(), math.nan if any(map(math.isnan, magnitudes)) else max(magnitudes))
 
 
 def joined(tensors: Sequence[Tensor], *, limit: int = PIECE) -> Iterator[Tensor]:
