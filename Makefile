@@ -29,10 +29,12 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest bench
 	$(BIN)/sparring bench throughput
 
-# The checks that only a GPU can make, with the interpreter PYTHON as it is: its torch must be a CUDA build.
+# The checks that only a GPU can make, then the acceptance script, with the interpreter PYTHON as it is: its torch must be a CUDA build.
 gpu:
 	@$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "no GPU that torch can use: run this where there is one, after pip install -e .[cuda,test]")'
 	$(PYTHON) -m pytest -o python_files='gpu_*.py'
+	$(PYTHON) -m sparring.engine.cli.main bench engine --shape 0.5b --cycles 50
+	$(PYTHON) -m sparring.engine.cli.main bench engine --shape 7b --cycles 5
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks src/*.egg-info

@@ -27,7 +27,7 @@ from sparring.engine.models import TINY, TINY_FOLDER, load_model, load_tokenizer
 from sparring.engine.vllm import support
 from sparring.engine.vllm.contact import EngineSettings
 from sparring.engine.vllm.generator import SLOTS_PER_ADAPTER, VllmGenerator
-from sparring.engine.vllm.shared_weights import share_weights
+from sparring.engine.vllm.shared_weights import check_shared, share_weights
 from sparring.learner.lora import fingerprint_model
 
 LINEAR_LAYERS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
@@ -104,6 +104,8 @@ def open_backend(config: RunConfig) -> Backend:
     if choice.kind == "torch":
         if config.quantization != "none":
             raise ConfigError(f"quantization = {config.quantization!r} needs vLLM: {choice.reason}")
+        if device.type == "cuda":
+            _plan(config, "cuda", "torch")
         return torch_backend(config, *load_model(config.model, device), choice)
     if config.sampling.top_p < 1:
         raise ConfigError('sampling.top_p below 1 cannot be learned from with generator = "vllm": set it to 1, or use "torch"')
@@ -125,7 +127,7 @@ def _vllm_on_cpu(config: RunConfig, choice: Choice) -> Backend:
         raise ConfigError(f"quantization = {config.quantization!r} needs a GPU: vLLM serves it nowhere else")
     if (reason := _unservable(config)) is not None:
         raise ConfigError(f'generator = "vllm": {reason}: set generator = "torch"')
-    planned = plan(config, read_shape(config.model), device="cpu", generator="vllm")
+    planned = _plan(config, "cpu", "vllm")
     model, tokenizer = load_model(config.model, torch.device("cpu"))
     _check_context(config, model)
     settings = _settings(config, planned, torch.float32)
@@ -140,13 +142,15 @@ def _vllm_on_gpu(config: RunConfig, choice: Choice) -> Backend:
             '0.27, or set quantization = "none", which shares one bf16 copy'
         )
     source = _source(config)
-    planned = plan(config, read_shape(config.model), device="cuda", generator="vllm")
+    planned = _plan(config, "cuda", "vllm")
     generator = VllmGenerator(_settings(config, planned, torch.bfloat16))
     with ExitStack() as stack:
         stack.callback(generator.close)
         notes: tuple[str, ...] = ()
-        shared = share_weights(source, generator.parameters()) if config.vllm.share_weights else None
+        parameters = generator.parameters()
+        shared = share_weights(source, parameters) if config.vllm.share_weights else None
         if isinstance(shared, PreTrainedModel):
+            check_shared(shared, parameters)
             model, tokenizer = shared, load_tokenizer(source)
         else:
             if shared is not None:
@@ -156,6 +160,13 @@ def _vllm_on_gpu(config: RunConfig, choice: Choice) -> Backend:
         generator.base_model = fingerprint_model(model)
         stack.pop_all()  # it is the caller's to close
     return Backend(model, tokenizer, generator, choice, notes)
+
+
+def _plan(config: RunConfig, device: Literal["cpu", "cuda"], generator: Literal["torch", "vllm"]) -> MemoryPlan:
+    """Of this machine: settings made for a larger card are planned for the one that is here. Raises `MemoryPlanError`."""
+    there = memory_gb(device)
+    asked = config.memory.device_gb if device == "cuda" else 0.0
+    return plan(config, read_shape(config.model), min(asked or there, there), device=device, generator=generator)
 
 
 def _settings(config: RunConfig, planned: MemoryPlan, dtype: torch.dtype) -> EngineSettings:

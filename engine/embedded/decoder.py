@@ -261,11 +261,11 @@ def _check_supported(model: PreTrainedModel, max_context: int) -> None:
     config = model.config
     if config.model_type not in MODEL_TYPES:
         raise GeneratorError(
-            f"the embedded generator serves {', '.join(MODEL_TYPES)}, not {config.model_type!r}: use the vllm generator"
+            f"the embedded generator serves {', '.join(MODEL_TYPES)}, not {config.model_type!r}: choose one of these"
         )
     rope = (config.rope_parameters or {}).get("rope_type", "default")
     if rope in _LENGTH_DEPENDENT_ROPE:
-        raise GeneratorError(f"the embedded generator has no {rope!r} rotary embedding: use the vllm generator")
+        raise GeneratorError(f'the embedded generator has no {rope!r} rotary embedding: set generator = "vllm"')
     slides = config.model_type == "mistral" or "sliding_attention" in getattr(config, "layer_types", ())
     window = getattr(config, "sliding_window", None) if slides else None
     if window is not None and window < max_context:

@@ -102,7 +102,7 @@ _live: Contact | None = None
 
 
 class Contact:
-    """vLLM's engine in this process. Every method but `unusable`'s callers belongs to one thread.
+    """vLLM's engine in this process. Every method belongs to one thread.
 
     Raises `GeneratorError` where vLLM cannot be used or refuses the model.
     """
@@ -112,7 +112,10 @@ class Contact:
             raise GeneratorError(f'generator = "vllm": {reason}; or set generator = "torch"')
         global _live
         if _live is not None:
-            raise GeneratorError("a vLLM engine is open in this process, and it can hold one: close the other generator first")
+            raise GeneratorError(
+                "a process holds one vLLM engine, and on a GPU one in its whole life, since the learner's weights are the "
+                "engine's: close the other generator first, or start another process"
+            )
         self.settings = settings
         with kept(*LOADING):
             os.environ.update(RUNNER | dict(os.environ) | ENVIRONMENT | (CPU_ENVIRONMENT if settings.cpu else {}))
@@ -140,19 +143,23 @@ class Contact:
 
     def add(self, request_id: str, request: SampleRequest, served: Served | None) -> None:
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMValidationError
         from vllm.lora.request import LoRARequest
         from vllm.v1.engine import EngineCoreRequest
 
-        params = SamplingParams(
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=request.seed & (1 << 62) - 1,
-            max_tokens=request.max_tokens,
-            stop_token_ids=list(request.stop_ids),
-            ignore_eos=True,
-            logprobs=0,
-            detokenize=False,
-        )
+        try:
+            params = SamplingParams(
+                temperature=request.temperature,
+                top_p=request.top_p,
+                seed=request.seed & (1 << 62) - 1,
+                max_tokens=request.max_tokens,
+                stop_token_ids=list(request.stop_ids),
+                ignore_eos=True,
+                logprobs=0,
+                detokenize=False,
+            )
+        except VLLMValidationError as error:  # not a ValueError in every version
+            raise GeneratorError(str(error)) from error
         self._core.add_request(
             EngineCoreRequest(
                 request_id=request_id,
@@ -228,10 +235,13 @@ class Contact:
     def close(self) -> None:
         """Ends the engine and gives its memory back."""
         global _live
+        if not self.settings.cpu and not self.kv_cache_bytes():
+            self.resume_kv()  # vLLM's allocator fails on what is freed while it is unmapped
         with kept():
             self._core.shutdown()
         self._engine = self._core = self._scheduler = None  # whoever still holds this holds no memory by it
-        _live = None
+        if self.settings.cpu:
+            _live = None
 
     def _worker(self, method: str, *args: Any) -> Any:
         return self._core.collective_rpc(method, None, args)[0]
@@ -281,7 +291,7 @@ def _open_engine(settings: EngineSettings) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`torch.distributed.reduce_op` is deprecated", FutureWarning)
             return LLMEngine.from_engine_args(args)
-    except (ValueError, RuntimeError, OSError, NotImplementedError, AssertionError) as error:
+    except Exception as error:  # vLLM, Transformers and safetensors raise of every kind over a model that they cannot read
         raise GeneratorError(f'vLLM cannot serve {settings.model!r}: {_reason(error)} (or set generator = "torch")') from error
 
 

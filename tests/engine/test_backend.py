@@ -42,6 +42,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[FakeGenerator]:
     FakeGenerator.opened = []
     monkeypatch.setattr(backend, "VllmGenerator", FakeGenerator)
     monkeypatch.setattr(backend, "plan", lambda *_, **__: SimpleNamespace(device="cpu", kv_cache_bytes=1 << 20))
+    monkeypatch.setattr(backend, "memory_gb", lambda device: 44.0)
+    monkeypatch.setattr(backend, "check_shared", lambda *_: 0)
     monkeypatch.setattr(backend, "load_model", lambda name, device, quantization: load_model(name, torch.device("cpu")))
     return FakeGenerator.opened
 
@@ -74,3 +76,13 @@ def test_an_engine_is_closed_where_the_learners_model_cannot_be_had(
     with pytest.raises(ConfigError, match="cannot read the configuration"):
         backend._vllm_on_gpu(load_run_config("demo"), VLLM)
     assert [generator.closed for generator in opened] == [True]
+
+
+@pytest.mark.parametrize(("asked", "planned"), [(0.0, 44.0), (47.5, 44.0), (24.0, 24.0)])
+def test_a_run_is_planned_for_the_card_that_is_here(monkeypatch: pytest.MonkeyPatch, asked: float, planned: float) -> None:
+    """Settings made for a larger card passed the plan, and ran out of memory in vLLM."""
+    seen: list[float] = []
+    monkeypatch.setattr(backend, "memory_gb", lambda device: 44.0)
+    monkeypatch.setattr(backend, "plan", lambda config, shape, device_gb, **_: seen.append(device_gb))
+    backend._plan(load_run_config("demo", overrides=[f"memory.device_gb={asked}"]), "cuda", "vllm")
+    assert seen == [planned]
