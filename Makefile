@@ -28,11 +28,16 @@ lint: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest bench
 	$(BIN)/sparring bench throughput
+	-$(BIN)/sparring bench engine --cycles 10
 
 # The checks that only a GPU can make, then the acceptance script, with the interpreter PYTHON as it is: its torch must be a CUDA build.
 gpu:
 	@$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "no GPU that torch can use: run this where there is one, after pip install -e .[cuda,test]")'
 	$(PYTHON) -m pytest -o python_files='gpu_*.py'
+	PYTHONPATH=src $(PYTHON) -m sparring.engine.cli.main bench engine --shape 7b
+	PYTHONPATH=src $(PYTHON) -m sparring.engine.cli.main bench engine --shape 7b --cap-gb 48 --cycles 10
+	PYTHONPATH=src $(PYTHON) -m sparring.engine.cli.main bench engine --shape 1.5b --cycles 10
+	PYTHONPATH=src $(PYTHON) -m sparring.engine.cli.main bench engine --shape 0.5b --cycles 10
 	$(PYTHON) -m sparring.engine.cli.main bench engine --shape 0.5b --cycles 50
 	$(PYTHON) -m sparring.engine.cli.main bench engine --shape 7b --cycles 5
 

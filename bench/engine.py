@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import math
 import platform
 import re
 import shutil
@@ -67,12 +68,12 @@ LEAK_CYCLES = 10
 LARGE_GPU_GB = 75
 
 
-def default_preset() -> str:
-    """What this machine is meant for."""
+def default_preset(cap_gb: float | None = None) -> str:
+    """The settings made for this machine, or for as much of it as may be used."""
     if not torch.cuda.is_available():
         return "demo"
-    large = torch.cuda.get_device_properties(0).total_memory >= LARGE_GPU_GB * GB
-    return "h100-qwen2.5-7b" if large else "a6000-qwen2.5-7b"
+    usable = min(torch.cuda.get_device_properties(0).total_memory, (cap_gb or math.inf) * GB)
+    return "h100-qwen2.5-7b" if usable >= LARGE_GPU_GB * GB else "a6000-qwen2.5-7b"
 
 
 def default_shape() -> str:

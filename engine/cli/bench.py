@@ -76,7 +76,7 @@ def engine(
 
     from sparring.bench.engine import default_preset, default_shape, measure, result_path, run_config, shaped
 
-    config = run_config(preset or default_preset(), sets or (), cap_gb)
+    config = run_config(preset or default_preset(cap_gb), sets or (), cap_gb)
     with shaped(config, shape or default_shape()) as settings:
         found = measure(settings, cycles=cycles, seeds=seeds, cap_gb=cap_gb, quiet=quiet)
     path = output or result_path(found)
