@@ -34,12 +34,9 @@ bench: $(VENV)/dev.stamp
 gpu:
 	@$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "no GPU that torch can use: run this where there is one, after pip install -e .[cuda,test]")'
 	$(PYTHON) -m pytest -o python_files='gpu_*.py'
-	PYTHONPATH=src $(PYTHON) -m sparring.engine.cli.main bench engine --shape 7b
-	PYTHONPATH=src $(PYTHON) -m sparring.engine.cli.main bench engine --shape 7b --cap-gb 48 --cycles 10
-	PYTHONPATH=src $(PYTHON) -m sparring.engine.cli.main bench engine --shape 1.5b --cycles 10
-	PYTHONPATH=src $(PYTHON) -m sparring.engine.cli.main bench engine --shape 0.5b --cycles 10
-	$(PYTHON) -m sparring.engine.cli.main bench engine --shape 0.5b --cycles 50
-	$(PYTHON) -m sparring.engine.cli.main bench engine --shape 7b --cycles 5
+	@failed=0; for run in "--shape 7b" "--shape 7b --cap-gb 48 --cycles 10" "--shape 1.5b --cycles 10" "--shape 0.5b --cycles 10"; do \
+		echo "sparring bench engine $$run"; PYTHONPATH=src $(PYTHON) -m sparring.engine.cli.main bench engine $$run || failed=1; \
+	done; exit $$failed
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks src/*.egg-info
