@@ -45,6 +45,7 @@ from sparring.bench.engine_report import (
     cell,
 )
 from sparring.bench.flops import FORMULA, peak_flops
+from sparring.bench.phase_memory import hold_ballast
 from sparring.bench.random_model import SHAPES, write_model
 from sparring.engine.config import RunConfig, load_run_config
 from sparring.engine.engine import Engine
@@ -116,15 +117,14 @@ def measure(
 ) -> EngineReport:
     """All checks and figures of `cycles` cycles, after one that warms up.
 
-    `cap_gb` holds PyTorch's allocator to that much of the GPU; the plan follows `config.memory.device_gb`. Raises `ConfigError`
+    `cap_gb` leaves the run that much of the GPU and no more; the plan follows `config.memory.device_gb`. Raises `ConfigError`
     or `GeneratorError` for what cannot be opened, `FenceError` or `SharingError` where what must hold does not.
 
     Example:
         >>> measure(run_config("demo"), cycles=2).publication.median_ms
         1.9
     """
-    if cap_gb and torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(min(1.0, cap_gb * GB / torch.cuda.get_device_properties(0).total_memory))
+    ballast = hold_ballast(cap_gb) if cap_gb and torch.cuda.is_available() else None
     started = perf_counter()
     with Engine.open(config) as engine:
         opened = perf_counter() - started
@@ -132,7 +132,7 @@ def measure(
         say(str(engine.backend.choice))
         learner = engine.learner()
         shared = shared_gb(engine, learner)
-        run = Cycles(engine, learner, read_shape(config.model))
+        run = Cycles(engine, learner, read_shape(config.model), ballast=0 if ballast is None else ballast.numel())
         found: list[Cycle] = []
         for number in range(cycles + 1):
             found.append(asyncio.run(run.cycle(number)))

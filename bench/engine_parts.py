@@ -64,10 +64,10 @@ class Cycle(msgspec.Struct, frozen=True, kw_only=True):
 class Cycles:
     """Play, learn, publish: as in `engine/train.py`, with a clock on every part and nothing kept."""
 
-    def __init__(self, engine: Engine, learner: Learner, shape: ModelShape) -> None:
+    def __init__(self, engine: Engine, learner: Learner, shape: ModelShape, *, ballast: int = 0) -> None:
         self.engine, self.learner, self.shape = engine, learner, shape
         self.fence: Fence = engine.fence(learner)
-        self.memory = PhaseMemory(learner.device)
+        self.memory = PhaseMemory(learner.device, ballast)
         self.parts: dict[str, list[float]] = defaultdict(list)
         """Seconds of each part of every publication."""
         self.publish()
@@ -88,6 +88,7 @@ class Cycles:
         self.memory.end("play")
         release, _ = _clocked(generator.release)
         trajectories = dealt_rewards(trained_on(games, deals))
+        self.fence.check_games(trajectories)
         self.memory.begin()
         learn, stats = _clocked(lambda: self.learner.step(trajectories))
         self.memory.end("learn")
@@ -108,7 +109,7 @@ class Cycles:
             flops=step_flops(self.shape, self.learner.config.lora, stats, trajectories),
             stats=stats,
             agreement=agreement,
-            held=self.memory.in_use(),
+            held=self.memory.held(),
         )
 
     def publish(self) -> float:

@@ -1,8 +1,8 @@
 """How much memory each phase of a run takes on the device, at its worst moment.
 
-On a GPU: PyTorch's own counters, and what the driver says is in use at the end of the phase, which also counts vLLM's pool and
-whatever PyTorch's allocator took at its peak and keeps until the phase ends. On a CPU: the resident set of the process, and its
-peak where the kernel lets it be reset (Linux).
+On a GPU: what the driver says is in use at the end of the phase, which counts vLLM's pool and whatever PyTorch's allocator took
+at its peak and keeps until the phase ends; and PyTorch's own counters, which go on counting a KV cache that is unmapped. On a
+CPU: the resident set of the process, and its peak where the kernel lets it be reset (Linux).
 """
 
 from __future__ import annotations
@@ -47,9 +47,11 @@ class PhaseMemory:
         21.4
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, ballast: int = 0) -> None:
         self.cuda = device.type == "cuda"
         self.peaks: dict[str, Peak] = {}
+        self._ballast = ballast
+        """Bytes that something else holds of the GPU, left out of every figure."""
 
     def begin(self) -> None:
         if self.cuda:
@@ -62,22 +64,36 @@ class PhaseMemory:
     def end(self, phase: str) -> None:
         self.peaks[phase] = self._peak().or_more(self.peaks.get(phase))
 
-    def in_use(self) -> int:
-        """Bytes, now."""
+    def held(self) -> int:
+        """Bytes between two cycles, without what PyTorch's allocator only keeps for later."""
+        if self.cuda:
+            torch.cuda.empty_cache()
+        return self._in_use()
+
+    def _in_use(self) -> int:
         if self.cuda:
             torch.cuda.synchronize()
             free, total = torch.cuda.mem_get_info()
-            return total - free
+            return total - free - self._ballast
         return _resident("VmRSS")
 
     def _peak(self) -> Peak:
         if not self.cuda:
             return Peak(in_use_gb=_resident("VmHWM") / GB)
         return Peak(
-            in_use_gb=self.in_use() / GB,
-            torch_allocated_gb=torch.cuda.max_memory_allocated() / GB,
-            torch_reserved_gb=torch.cuda.max_memory_reserved() / GB,
+            in_use_gb=self._in_use() / GB,
+            torch_allocated_gb=(torch.cuda.max_memory_allocated() - self._ballast) / GB,
+            torch_reserved_gb=(torch.cuda.max_memory_reserved() - self._ballast) / GB,
         )
+
+
+def hold_ballast(cap_gb: float) -> torch.Tensor:
+    """Takes what a smaller GPU of `cap_gb` x 2**30 bytes would not have, as uint8, for as long as it is kept.
+
+    A limit on PyTorch's allocator would not do: it counts vLLM's KV cache also while that is unmapped.
+    """
+    total = torch.cuda.mem_get_info()[1]
+    return torch.empty(max(0, total - int(cap_gb * GB)), dtype=torch.uint8, device="cuda")
 
 
 def _larger(one: float | None, other: float | None) -> float | None:
