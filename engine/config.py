@@ -24,8 +24,8 @@ from sparring.scenarios import registry
 from sparring.scenarios.errors import ScenarioError
 from sparring.scenarios.family import Split
 
-Count = Annotated[int, Meta(ge=1)]
-NonNegative = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1, le=(1 << 31) - 1)]
+NonNegative = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 Seconds = Annotated[float, Meta(gt=0)]
 Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
@@ -71,7 +71,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """"auto" takes the GPU where there is one."""
     generator: Literal["auto", "torch", "vllm"] = "auto"
     """What samples: "vllm", the embedded "torch", or "auto", which takes vLLM where it is installed and usable and says why."""
-    threads: NonNegative = 1
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 1
     """CPU threads of PyTorch; 0 leaves it to PyTorch. On a busy machine more threads than free cores are far slower than one."""
 
     families: tuple[str, ...] = msgspec.field(default_factory=registry.names)

@@ -57,7 +57,12 @@ class Engine:
         config = source if isinstance(source, RunConfig) else load_run_config(source, overrides=overrides)
         if config.threads:
             torch.set_num_threads(config.threads)
-        return cls(config, open_backend(config))
+        backend = open_backend(config)
+        try:
+            return cls(config, backend)
+        except BaseException:  # such as a chat template that does not render
+            backend.generator.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

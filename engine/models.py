@@ -55,14 +55,25 @@ def load_model(
     try:
         tokenizer = load_tokenizer(source)
         model = AutoModelForCausalLM.from_pretrained(source, **how)
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise ConfigError(
-            f'cannot load model {name!r}: {reason} (set model = "tiny", a local folder, or a Hugging Face name)'
-        ) from error
+    except ConfigError:
+        raise
+    except Exception as error:  # over broken files Transformers, tokenizers and safetensors raise of every kind
+        raise _unloadable(name, error) from error
     if quantization == "none":
         torch.nn.Module.to(model, device)
     return model.eval().requires_grad_(False), tokenizer
+
+
+def _unloadable(name: str, error: Exception) -> ConfigError:
+    """One line: what it says first, and of what kind it is where that says more."""
+    first, second, *_ = *(line.strip() for line in str(error).splitlines() if line.strip()), "", ""
+    first += f" {second}" if first.endswith(":") else ""
+    if "ignore_mismatched_sizes" in first:
+        first = "its weights have other shapes than its config.json says, as the report above lists"
+    reason = first if isinstance(error, (OSError, RuntimeError)) and first else f"{type(error).__name__}: {first}"
+    return ConfigError(
+        f'cannot load model {name!r}: {reason} (download it again, or set model = "tiny", a local folder, or a Hugging Face name)'
+    )
 
 
 def _nf4() -> BitsAndBytesConfig:
@@ -84,11 +95,13 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model.
 
     `AutoTokenizer` gives every Qwen2 model Qwen2's way of splitting text, whatever the folder's own tokenizer.json says; a folder
-    that names the generic class is read as it is.
+    that names the generic class is read as it is. Raises `ConfigError` for one that cannot be read.
     """
+    tokenizer: PreTrainedTokenizerBase
     config = Path(source) / "tokenizer_config.json"
-    if config.is_file() and json.loads(config.read_text()).get("tokenizer_class") in GENERIC:
-        generic: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(source)
-        return generic
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+    try:
+        generic = config.is_file() and json.loads(config.read_text()).get("tokenizer_class") in GENERIC
+        tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(source)
+    except Exception as error:  # as in `load_model`
+        raise _unloadable(str(source), error) from error
     return tokenizer

@@ -7,6 +7,7 @@ Nothing heavy is imported until a command needs it: `sparring --help` and `sparr
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -95,7 +96,10 @@ def main() -> None:
     # Before torch loads: idle OpenMP threads sleep, as spinning ones take the cores from whoever else computes.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    app()
+    try:
+        app()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while a thread still ends gives no traceback
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-Count = Annotated[int, Meta(ge=1)]
-NonNegative = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1, le=(1 << 31) - 1)]
+NonNegative = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 Gigabytes = Annotated[float, Meta(ge=0)]
 
 

@@ -24,8 +24,8 @@ from sparring.engine.vllm.thread import CLOSED, EngineThread, Job
 from sparring.learner.adapter import Adapter
 from sparring.rollout.sampler import Sample, SampleRequest
 
-MIN_TEMPERATURE = 0.01
-"""vLLM samples nothing between greedy and this."""
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 2.0
+"""vLLM samples nothing between greedy and the first, and refuses what lies above the second."""
 SLOTS_PER_ADAPTER = 2
 """One serves while the other is written."""
 
@@ -51,7 +51,11 @@ class VllmGenerator:
         self._released = False
         self._thread = EngineThread(settings, on_end=self._ended)
         self._contact = self._thread.contact
-        self._layers = self._thread.call(self._contact.slots)
+        try:
+            self._layers = self._thread.call(self._contact.slots)
+        except BaseException:
+            self._thread.close()
+            raise
 
     @property
     def adapters(self) -> Mapping[str, str]:
@@ -169,8 +173,11 @@ class VllmGenerator:
                 f"top_p {request.top_p}: vLLM reports log-probs after top-p, which the learner cannot compare with its own: set "
                 'sampling.top_p = 1, or generator = "torch"'
             )
-        if 0 < request.temperature < MIN_TEMPERATURE:
-            raise GeneratorError(f"temperature {request.temperature}: vLLM serves 0, and {MIN_TEMPERATURE} or more")
+        if request.temperature > MAX_TEMPERATURE or 0 < request.temperature < MIN_TEMPERATURE:
+            raise GeneratorError(
+                f"temperature {request.temperature}: vLLM serves 0, and {MIN_TEMPERATURE} to {MAX_TEMPERATURE}: set "
+                'sampling.temperature to one of these, or generator = "torch"'
+            )
 
     def _find(self, name: str) -> Version:
         if (version := self._table.find(name)) is None:

@@ -43,7 +43,7 @@ class Job:
     logprobs: list[float] = field(default_factory=list)
 
 
-Answer = Sample | GeneratorStopped
+Answer = Sample | GeneratorStopped | GeneratorError
 
 
 class EngineThread:
@@ -63,9 +63,12 @@ class EngineThread:
         self.stats = GeneratorStats()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="sparring-vllm")
         opening = self._executor.submit(Contact, settings)
-        if opening.exception() is not None:
-            self._executor.shutdown()
-        self.contact = opening.result()
+        try:
+            self.contact = opening.result()
+        except BaseException:  # also Ctrl-C: vLLM goes on loading, and what it opens then nobody would close
+            opening.add_done_callback(_close)
+            self._executor.shutdown(wait=False)
+            raise
 
     # From any thread
 
@@ -156,7 +159,10 @@ class EngineThread:
         while self._incoming:
             job = self._incoming.popleft()
             if job.id in self._jobs:
-                self.contact.add(job.id, job.request, job.served)
+                try:
+                    self.contact.add(job.id, job.request, job.served)
+                except (ValueError, TypeError) as error:  # vLLM's own checks of one request, before it takes it in
+                    self._refuse(job, error)
         while self._aborted:
             self.contact.abort([self._aborted.popleft()])
 
@@ -197,6 +203,13 @@ class EngineThread:
         )
         self._send(answers)
 
+    def _refuse(self, job: Job, error: Exception) -> None:
+        """One request is refused; the others go on."""
+        if self._jobs.pop(job.id, None) is not None:
+            refusal = GeneratorError(f"vLLM refuses this request: {error}")
+            refusal.__cause__ = error
+            self._send([(job, refusal)])
+
     def _stop(self, how: str, error: GeneratorStopped) -> None:
         with self._lock:
             if self.stopped != CLOSED:
@@ -214,6 +227,12 @@ class EngineThread:
         for loop, theirs in by_loop.items():
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody is waiting
                 loop.call_soon_threadsafe(_resolve, theirs)
+
+
+def _close(opening: Future[Contact]) -> None:
+    """What was opened for nobody; in the engine's thread, or in the caller's where it had failed already."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _answer(job: Job, delta: Delta) -> Answer | None:

@@ -27,7 +27,8 @@ class SparringWorker:
             prefix, _, last = name.rpartition(".")
             parts = manager.packed_modules_mapping.get(last) or [last]
             if len(parts) != len(module.lora_a_stacked):
-                raise GeneratorError(f"vLLM holds {len(module.lora_a_stacked)} parts of {name}, and {len(parts)} were expected")
+                held = f"vLLM holds {len(module.lora_a_stacked)} parts of {name}, and {len(parts)} were expected"
+                raise GeneratorError(f'{held}: take {last!r} out of learner.lora.target_modules, or set generator = "torch"')
             for part, a, b in zip(parts, module.lora_a_stacked, module.lora_b_stacked, strict=True):
                 found[f"{prefix}.{part}"] = Slots(a[:, 0], b[:, 0])
         return found

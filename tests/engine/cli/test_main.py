@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,3 +112,22 @@ def test_a_slow_pipe_gets_every_byte(
     with command("scenarios", "generate", "--family", "haggle", "--count", 150) as process:
         written, _ = process.communicate()
     assert len(written.splitlines()) == 150
+
+
+def test_a_second_ctrl_c_while_a_thread_still_ends_gives_no_traceback() -> None:
+    """vLLM goes on loading in its thread for a while after the first one."""
+    code = (
+        "import os, signal, sys, threading, time\n"
+        "from sparring.engine.cli.main import main\n"
+        "def end():\n"
+        "    deadline = time.monotonic() + 20\n"
+        "    while signal.getsignal(signal.SIGINT) != signal.SIG_DFL and time.monotonic() < deadline:\n"
+        "        time.sleep(0.01)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(5)\n"
+        "sys.argv = ['sparring', '--version']\n"
+        "threading.Thread(target=end).start()\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from sparring.engine.errors import GeneratorError, GeneratorStopped
 from sparring.engine.vllm.contact import Contact
 from sparring.engine.vllm.generator import VllmGenerator
+from sparring.engine.vllm.thread import EngineThread
 
 
 @pytest.fixture
@@ -100,7 +103,7 @@ def test_closing_fails_what_is_in_flight_and_gives_cache_and_slots_back(rig: Any
 
 
 def test_one_engine_at_a_time_and_one_after_another(rig: Any, generator: VllmGenerator) -> None:
-    with pytest.raises(GeneratorError, match="a vLLM engine is open in this process, and it can hold one: close the other"):
+    with pytest.raises(GeneratorError, match=r"a process holds one vLLM engine.*: close the other generator first"):
         rig.open()
     ((_, before),) = rig.sample_all(generator, rig.request([1, 2, 3]))
     generator.close()
@@ -193,3 +196,55 @@ def test_a_contact_says_why_vllm_cannot_be_used(rig: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr("sparring.engine.vllm.contact.unusable", lambda: "vLLM is too old")
     with pytest.raises(GeneratorError, match='generator = "vllm": vLLM is too old; or set generator = "torch"'):
         Contact(rig.settings())
+
+
+def test_a_request_that_vllm_refuses_fails_alone(rig: Any, generator: VllmGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended the engine, and with it every game."""
+    add = generator._contact.add
+
+    def choosy(number: str, request: Any, served: Any) -> None:
+        if request.seed == 13:
+            raise ValueError("not this one")
+        add(number, request, served)
+
+    monkeypatch.setattr(generator._contact, "add", choosy)
+
+    async def main() -> list[Any]:
+        requests = [rig.request([1, 2], seed=seed, adapter="policy") for seed in (12, 13, 14)]
+        return await asyncio.gather(*map(generator.sample, requests), return_exceptions=True)
+
+    first, refused, last = rig.run(main())
+    assert first.policy == last.policy == rig.adapter(1).fingerprint
+    assert isinstance(refused, GeneratorError)
+    assert str(refused) == "vLLM refuses this request: not this one"
+    assert generator.num_in_flight == generator.num_held == 0
+    monkeypatch.undo()
+    with pytest.raises(GeneratorError, match=r"vLLM refuses this request: .*stop_token_ids"):
+        rig.sample_all(generator, rig.request([1, 2], stop_ids=("x",)))
+    generator.publish("policy", rig.adapter(2))
+    assert generator._table.num_free == 1
+
+
+def test_an_engine_that_opens_after_ctrl_c_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stayed open for nobody, and no other could be opened in the process."""
+    interrupted, closed = threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self, settings: Any) -> None:
+            time.sleep(0.1)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            interrupted.wait(20)
+
+        def close(self) -> None:
+            closed.set()
+
+    monkeypatch.setattr("sparring.engine.vllm.thread.Contact", Slow)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            EngineThread(None, on_end=lambda job: None)  # type: ignore[arg-type]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not closed.is_set()
+    interrupted.set()
+    assert closed.wait(20)
