@@ -40,9 +40,9 @@ compute the same policy in float32 differ by about 1e-6; half precision moves ea
 class FenceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the policy that plays is held to the one that learns."""
 
-    canaries: Annotated[int, Meta(ge=0)] = 4
+    canaries: Annotated[int, Meta(ge=0, le=256)] = 4
     """Prompts that are sampled and scored after each publication; 0 leaves them out."""
-    tokens: Annotated[int, Meta(ge=1)] = 8
+    tokens: Annotated[int, Meta(ge=1, le=1024)] = 8
     """Sampled from each."""
     mismatch_limit: Annotated[float, Meta(ge=0)] = 0.0
     """Nats of mean difference that end the run; 0 takes 0.001 in float32, 0.03 in float16 and 0.1 in bfloat16."""

@@ -52,7 +52,7 @@ LOADING = ("LD_PRELOAD", "TORCHDYNAMO_DISABLE", "VLLM_CPU_KVCACHE_SPACE", "VLLM_
 C++ compiler, which takes seconds and gains nothing; the size would win over the one that is asked for; and before 0.28 it looks
 for an address on the network, which one process does not need."""
 RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
-"""One runner on CPU and CUDA, so that what CI runs is what a GPU runs. A user's environment may choose the other one."""
+"""One runner on CPU and CUDA, so that what CI runs is what a GPU runs. On a GPU a user's environment may choose the other one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class Contact:
             )
         self.settings = settings
         with kept(*LOADING):
-            os.environ.update(RUNNER | dict(os.environ) | ENVIRONMENT | (CPU_ENVIRONMENT if settings.cpu else {}))
+            os.environ.update(RUNNER | dict(os.environ) | ENVIRONMENT | (RUNNER | CPU_ENVIRONMENT if settings.cpu else {}))
             if settings.cpu:
                 os.environ["TORCHDYNAMO_DISABLE"] = "1"
             os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
