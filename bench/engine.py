@@ -265,7 +265,7 @@ def _memory(engine: Engine, run: Cycles) -> dict[str, PhaseReport]:
 
 def _held(cycles: Sequence[Cycle], *, cuda: bool) -> Held:
     held = [cycle.held / MB for cycle in cycles]
-    kept = held[len(held) // 5 :]
+    kept = held[len(held) // 2 :]
     enough = len(cycles) >= LEAK_CYCLES
     return Held(
         of="GPU memory" if cuda else "resident set",

@@ -108,7 +108,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     first_mb: float
     last_mb: float
     slope_mb: Cell
-    """A cycle's growth: least squares over the cycles after the first fifth."""
+    """A cycle's growth: least squares over the second half of the cycles."""
     cycles_mb: tuple[float, ...]
 
 

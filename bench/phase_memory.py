@@ -8,6 +8,8 @@ CPU: the resident set of the process, and its peak where the kernel lets it be r
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import resource
 from pathlib import Path
 
@@ -65,9 +67,12 @@ class PhaseMemory:
         self.peaks[phase] = self._peak().or_more(self.peaks.get(phase))
 
     def held(self) -> int:
-        """Bytes between two cycles, without what PyTorch's allocator only keeps for later."""
+        """Bytes between two cycles, without garbage and without what an allocator only keeps for later."""
+        gc.collect()
         if self.cuda:
             torch.cuda.empty_cache()
+        elif hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc
+            libc.malloc_trim(0)
         return self._in_use()
 
     def _in_use(self) -> int:
