@@ -134,7 +134,12 @@ def test_a_required_setting_that_is_missing() -> None:
 
 numbers = st.floats(allow_nan=False, allow_infinity=False, min_value=0)
 words = st.text(st.characters(exclude_categories=("Cs",)))
-inners = st.builds(Inner, clip_low=numbers, clip_high=st.floats(allow_nan=False, allow_infinity=False), kind=st.sampled_from(["token", "sequence"]))
+inners = st.builds(
+    Inner,
+    clip_low=numbers,
+    clip_high=st.floats(allow_nan=False, allow_infinity=False),
+    kind=st.sampled_from(["token", "sequence"]),
+)
 outers = st.builds(
     Outer,
     name=words,
