@@ -16,6 +16,7 @@ import torch
 
 from sparring.bench import engine, engine_report
 from sparring.bench.engine import run_config
+from sparring.bench.engine_figures import find_checks
 from sparring.bench.engine_report import NOT_MEASURED, EngineReport, Held
 from sparring.bench.flops import peak_flops, step_flops
 from sparring.bench.phase_memory import Peak, PhaseMemory
@@ -102,7 +103,7 @@ def held(slope: float | str) -> Held:
 @pytest.mark.parametrize(("slope", "verdict"), [(0.5, "pass"), (2.0, "fail"), (NOT_MEASURED, "not measured")])
 def test_a_leak_fails(report: tuple[dict[str, Any], str], slope: float | str, verdict: str) -> None:
     found = msgspec.convert(report[0], EngineReport)
-    checks = engine._checks(
+    checks = find_checks(
         16.2, found.mismatch, held(slope), found.publication, found.kv_cache, found.generation, found.memory, cap_gb=0.01
     )
     verdicts = {check.name: check.verdict for check in checks}
