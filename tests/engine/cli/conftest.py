@@ -67,10 +67,11 @@ def sparring() -> Callable[..., Result]:
 
 @pytest.fixture
 def command() -> Callable[..., subprocess.Popen[str]]:
-    """The command line in a process of its own."""
+    """The command line in a process of its own, which Ctrl-C reaches also where the tests themselves run in the background."""
 
     def start(*arguments: object) -> subprocess.Popen[str]:
-        line = [sys.executable, "-c", "from sparring.engine.cli.main import main; main()", *map(str, arguments)]
+        heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        line = [sys.executable, "-c", f"{heeds}; from sparring.engine.cli.main import main; main()", *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
         return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
