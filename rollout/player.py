@@ -116,7 +116,7 @@ class PolicyPlayer(Player):
         self._heard = 0
         self._turn = 0
         self._truncated = 0
-        self._policy = ""
+        self._policies: list[str] = []
 
     async def act(self, table: Table) -> Reply:
         new_ids = self._read(table.observation)
@@ -140,13 +140,14 @@ class PolicyPlayer(Player):
         self._append(new_ids, [0.0] * len(new_ids), sampled=False)
         self._append(sample.token_ids, sample.logprobs, sampled=True)
         self._heard = len(table.observation.heard)
-        self._policy = self._policy or sample.policy
+        if sample.policy not in self._policies[-1:]:
+            self._policies.append(sample.policy)
         complete = sample.finish_reason == "stop"
         self._truncated += not complete
         return Reply(self._chat.decode(sample.token_ids), complete)
 
     def trajectory(self, outcome: Outcome) -> Trajectory | None:
-        """`None` where the seat never sampled. `policy` is that of the first sample: the oldest that took part."""
+        """`None` where the seat never sampled."""
         if not any(self._mask):
             return None
         deal = self._deal
@@ -160,7 +161,9 @@ class PolicyPlayer(Player):
             logprobs=self._logprobs,
             loss_mask=self._mask,
             temperature=self._sampling.temperature,
-            policy=self._policy,
+            policy=self._policies[0],
+            later=tuple(self._policies[1:]),
+            member=deal.member,
             reward=None if outcome.reward is None else float(outcome.reward),
             verdict=outcome.verdict,
             score=outcome.score,
@@ -225,5 +228,5 @@ class Seating:
             return ScriptedPlayer(find_strategy(deal.scenario.family, spec.name), deal.seed, seat)
         if self.sampler is None or self.chat is None:
             raise RolloutError(f"{deal.players[seat]!r} needs a model: give Seating a sampler and a chat format")
-        adapter = None if spec.kind == "base" else spec.name or self.adapter
+        adapter = None if spec.kind == "base" else spec.name or deal.member or self.adapter
         return PolicyPlayer(self.sampler, self.chat, deal, seat, adapter=adapter, sampling=self.sampling)

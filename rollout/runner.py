@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
 
-from sparring.rollout.errors import RolloutError
+from sparring.rollout.errors import BudgetError, RolloutError
 from sparring.rollout.player import Player, PlayerFactory, Reply, Table
 from sparring.rollout.trajectory import Deal, Game
 from sparring.scenarios.game import GameState
@@ -20,6 +21,14 @@ FAILURES = (ValueError, OSError)
 """What a player may raise without ending the run: `PlayerError` is a `ValueError`, `TimeoutError` an `OSError`."""
 
 
+Admit = Callable[[Deal], AbstractAsyncContextManager[None]]
+
+
+def admit_all(deal: Deal) -> AbstractAsyncContextManager[None]:
+    """Lets every game begin."""
+    return nullcontext()
+
+
 async def play(
     deals: Iterable[Deal],
     players: PlayerFactory,
@@ -27,12 +36,14 @@ async def play(
     concurrency: int = 64,
     time_limit: float | None = None,
     on_game: Callable[[Game], None] | None = None,
+    admit: Admit = admit_all,
 ) -> AsyncIterator[Game]:
     """Plays the deals, at most `concurrency` at a time, and yields each game as it ends.
 
-    `deals` is read as places become free, so it may be endless. `time_limit` is in seconds a game. Closing the iterator
-    (`contextlib.aclosing`), cancelling the task that reads it or Ctrl-C cancels every game in flight and closes its players
-    before it returns.
+    `deals` is read as places become free, so it may be endless. `time_limit` is in seconds a game. `admit` is entered before a
+    game begins and left when it has ended: it may wait, and where it raises `BudgetError` no further game begins; those in play
+    end and are yielded before the error is raised. Closing the iterator (`contextlib.aclosing`), cancelling the task that reads
+    it or Ctrl-C cancels every game in flight and closes its players before it returns.
 
     Raises `RolloutError` for a deal that cannot be seated, and whatever a player raises beside `FAILURES`.
 
@@ -46,15 +57,22 @@ async def play(
     finished: asyncio.Queue[Game | asyncio.Task[None]] = asyncio.Queue()
     unread = asyncio.Semaphore(2 * concurrency)
     source = iter(deals)
+    spent: list[BudgetError] = []
 
     async def work() -> None:
         while True:
             await unread.acquire()
-            deal = next(source, None)
+            deal = None if spent else next(source, None)
             if deal is None:
                 unread.release()
                 return
-            finished.put_nowait(await play_game(deal, players, time_limit))
+            try:
+                async with admit(deal):
+                    finished.put_nowait(await play_game(deal, players, time_limit))
+            except BudgetError as error:
+                spent.append(error)
+                unread.release()
+                return
 
     workers = [asyncio.create_task(work()) for _ in range(concurrency)]
     for worker in workers:
@@ -71,6 +89,8 @@ async def play(
             else:
                 done.result()
                 running -= 1
+        if spent:
+            raise spent[0]
     finally:
         for worker in workers:
             worker.cancel()

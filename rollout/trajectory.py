@@ -22,6 +22,8 @@ class Deal(msgspec.Struct, frozen=True, kw_only=True):
     players: dict[str, str]
     """Seat to player spec: "policy" (the trained adapter), "policy:NAME", "base", or "script:NAME"."""
     seed: int
+    member: str = ""
+    """Of a population: whose adapter "policy" stands for here; "" where one policy is trained."""
 
     @property
     def trained_seats(self) -> tuple[str, ...]:
@@ -50,7 +52,11 @@ class Trajectory(msgspec.Struct, frozen=True, kw_only=True):
     loss_mask: list[bool]
     temperature: float
     policy: str
-    """Fingerprint of the weights that sampled it."""
+    """Fingerprint of the weights that sampled it, of the first message where they changed under the game."""
+    later: tuple[str, ...] = ()
+    """Fingerprints of the versions that sampled later messages, in order."""
+    member: str = ""
+    """The deal's."""
     reward: float | None
     """`None` for a void game: no gradient."""
     verdict: Verdict

@@ -77,6 +77,8 @@ def _identify(connection: sqlite3.Connection, path: Path, schema: Path, applicat
         raise Unusable(f"{path} is a database of another program")
     if found[1] > version:
         raise Unusable(f"{path} has schema version {found[1]}, this sparring knows up to {version}: update sparring")
+    if found[1] < version:
+        raise Unusable(f"{path} has schema version {found[1]}, from an earlier sparring, and this one reads {version}")
     if not read_only:
         _enter_wal(connection)
     # WAL with NORMAL survives a killed process at any instant; only a power cut may take back the last transactions.

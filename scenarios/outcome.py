@@ -37,6 +37,13 @@ class Reason(StrEnum):
     INVALID_COMMIT = "invalid_commit"
     PARTNER_INVALID = "partner_invalid"
     PLAYER_FAILED = "player_failed"
+    UNJUDGED = "unjudged"
+    """A contest's entry that awaits its judge; the game itself gives no verdict."""
+    NO_ANSWER = "no_answer"
+    """A contest's seat that handed in nothing to judge."""
+    UNJUDGED = "unjudged"
+    JUDGED = "judged"
+    NO_ANSWER = "no_answer"
 
 
 class Evidence(msgspec.Struct, frozen=True):

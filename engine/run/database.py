@@ -1,7 +1,7 @@
-"""`RunDatabase`: what a run did, in one SQLite file: games with their transcripts and verdicts, metrics, paid calls.
+"""`RunDatabase`: what a run did, in one SQLite file: games with their transcripts and verdicts, and metrics.
 
-Every recorded game survives the process being killed at any instant. Belongs to the thread that opened it. Where the file lies,
-and what else a run leaves on disk, is `folder.py`'s business.
+Every recorded game survives the process being killed at any instant. Belongs to the thread that opened it. Calls of other models
+and what judges said stand in the same file and are `ledger.py`'s business; where the file lies is `folder.py`'s.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 
 from sparring.engine.errors import RunError
+from sparring.engine.run.ledger import Ledger
 from sparring.rollout.errors import TranscriptError
-from sparring.rollout.trajectory import Game
+from sparring.rollout.trajectory import Game, Trajectory
 from sparring.rollout.transcript import Transcript, replay_transcript
 from sparring.scenarios.database import connect, explained, transaction
 from sparring.scenarios.errors import ScenarioError
@@ -26,20 +27,8 @@ from sparring.scenarios.scenario import Scenario, canonical, load_scenario
 
 APPLICATION_ID = 0x53505255
 """Marks a file as a run's database ("SPRU")."""
-SCHEMA_VERSION = 1
-
-
-class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One request to a paid or remote model. `cost` is in US dollars, `None` where unknown."""
-
-    game: str
-    seat: str
-    model: str
-    prompt_tokens: int
-    completion_tokens: int
-    seconds: float
-    cost: float | None = None
-    error: str | None = None
+SCHEMA_VERSION = 2
+TRAIN = "train"
 
 
 class Discrepancy(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,13 +64,15 @@ class RunDatabase:
         schema = Path(__file__).with_name("run.sql")
         with self._explained("open"):
             self._db = connect(path, schema, application=APPLICATION_ID, version=SCHEMA_VERSION, read_only=read_only)
+        self.ledger = Ledger(self._db, path)
+        """Calls and judgements."""
 
     def close(self) -> None:
         self._db.close()
 
     # Games
 
-    def record(self, games: Iterable[Game], *, phase: str = "train", step: int = 0) -> None:
+    def record(self, games: Iterable[Game], *, phase: str = TRAIN, step: int = 0) -> None:
         """Stores finished games in one transaction; on return they are safe. A game of the same phase, step and id is replaced:
         a resumed run plays its unfinished steps again.
 
@@ -90,6 +81,31 @@ class RunDatabase:
         with self._explained("write to"), transaction(self._db):
             for game in games:
                 self._insert(game, phase, step)
+
+    def unlearned(self, step: int) -> dict[int, list[Game]]:
+        """The training games from `step` on whose trajectories are still kept, with them, by step: what a killed process had
+        played and no checkpoint holds."""
+        with self._explained("read"):
+            rows = self._db.execute(
+                "SELECT step, number, body FROM games LEFT JOIN trajectories ON game = number "
+                "WHERE phase = ? AND step >= ? ORDER BY number, trajectories.rowid",
+                (TRAIN, step),
+            ).fetchall()
+        found: dict[tuple[int, int], list[Trajectory]] = {}
+        for at, number, body in rows:
+            own = found.setdefault((at, number), [])
+            if body is not None:
+                own.append(self._trajectory(number, body))
+        games: dict[int, list[Game]] = {}
+        for (at, number), trajectories in found.items():
+            games.setdefault(at, []).append(msgspec.structs.replace(self._read(number), trajectories=tuple(trajectories)))
+        return games
+
+    def forget_trajectories(self, step: int) -> None:
+        """Lets go of what was learned before `step`: a checkpoint holds it. The games stay."""
+        query = "DELETE FROM trajectories WHERE game IN (SELECT number FROM games WHERE phase = 'train' AND step < ?)"
+        with self._explained("write to"), transaction(self._db):
+            self._db.execute(query, (step,))
 
     def games(self, *, phase: str | None = None, step: int | None = None) -> Iterator[Game]:
         """The stored games in the order they ended, without trajectories. Raises `RunError` at one that is damaged."""
@@ -105,7 +121,7 @@ class RunDatabase:
         found = (self._recheck(number) for number in numbers)
         return Recheck(games=len(numbers), discrepancies=tuple(d for d in found if d is not None))
 
-    # Metrics and calls
+    # Metrics
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Stores a step's metrics, replacing those of the same name."""
@@ -120,23 +136,6 @@ class RunDatabase:
             for step, key, value in self._db.execute("SELECT step, key, value FROM metrics ORDER BY step, key"):
                 found.setdefault(step, {})[key] = math.nan if value is None else value
         return found
-
-    def record_calls(self, calls: Iterable[Call]) -> None:
-        """Stores calls in one transaction."""
-        rows = [(c.game, c.seat, c.model, c.prompt_tokens, c.completion_tokens, c.cost, c.seconds, _text(c.error)) for c in calls]
-        with self._explained("write to"), transaction(self._db):
-            self._db.executemany(
-                "INSERT INTO calls (game, seat, model, prompt_tokens, completion_tokens, cost, seconds, error) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                rows,
-            )
-
-    def calls(self) -> list[Call]:
-        """The stored calls, oldest first."""
-        columns = Call.__struct_fields__
-        with self._explained("read"):
-            rows = self._db.execute(f"SELECT {', '.join(columns)} FROM calls ORDER BY number").fetchall()
-        return [Call(**dict(zip(columns, row, strict=True))) for row in rows]
 
     def _insert(self, game: Game, phase: str, step: int) -> None:
         execute, scenario = self._db.execute, game.scenario
@@ -164,6 +163,8 @@ class RunDatabase:
             for o in (game.outcomes[seat],)
         ]
         self._db.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        kept = [(number, msgspec.msgpack.encode(trajectory)) for trajectory in game.trajectories if phase == TRAIN]
+        self._db.executemany("INSERT INTO trajectories VALUES (?, ?)", kept)
 
     def _numbers(self, phase: str | None, step: int | None) -> list[int]:
         query = "SELECT number FROM games WHERE (?1 IS NULL OR phase = ?1) AND (?2 IS NULL OR step = ?2) ORDER BY number"
@@ -199,6 +200,12 @@ class RunDatabase:
         except (ScenarioError, msgspec.MsgspecError) as problem:
             raise RunError(f"{self.path} is damaged: game {name} cannot be read ({problem})") from problem
 
+    def _trajectory(self, number: int, body: bytes) -> Trajectory:
+        try:
+            return msgspec.msgpack.decode(body, type=Trajectory)
+        except msgspec.MsgspecError as error:
+            raise RunError(f"{self.path} is damaged: a trajectory of game number {number} cannot be read ({error})") from error
+
     def _recheck(self, number: int) -> Discrepancy | None:
         with self._explained("read"):
             phase, step, name = self._db.execute("SELECT phase, step, id FROM games WHERE number = ?", (number,)).fetchone()
@@ -227,8 +234,15 @@ def _referee(game: Game) -> tuple[dict[str, Outcome] | None, str | None]:
         return recomputed, None if held else "a game that failed must be void for every seat and not have ended"
     if recomputed is None:
         return None, "the transcript ends before the game does"
-    differing = [seat for seat in game.scenario.seat_names if recomputed[seat] != game.outcomes.get(seat)]
+    differing = [seat for seat in game.scenario.seat_names if not _same(recomputed[seat], game.outcomes.get(seat))]
     return recomputed, f"another outcome for {' and '.join(differing)}" if differing else None
+
+
+def _same(recomputed: Outcome, stored: Outcome | None) -> bool:
+    """What a judge decided is not in the transcript: there it can only be seen that there was something to judge."""
+    if stored is not None and stored.reason is Reason.JUDGED:
+        return recomputed.reason is Reason.UNJUDGED
+    return recomputed == stored
 
 
 def _scenario(body: bytes, scenario_id: str, seed: int) -> Scenario:

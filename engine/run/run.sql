@@ -47,14 +47,46 @@ CREATE TABLE metrics (
     PRIMARY KEY (step, key)
 ) WITHOUT ROWID;
 
+CREATE TABLE trajectories (
+    game INTEGER NOT NULL REFERENCES games (number) ON DELETE CASCADE,
+    body BLOB NOT NULL -- MessagePack; kept until a checkpoint holds what was learned from it
+);
+
+CREATE INDEX trajectories_game ON trajectories (game);
+
+CREATE TABLE judgements (
+    number INTEGER PRIMARY KEY,
+    phase TEXT NOT NULL,
+    step INTEGER NOT NULL,
+    contest TEXT NOT NULL, -- the group of entries that met
+    judge TEXT NOT NULL,
+    criterion TEXT NOT NULL,
+    first TEXT NOT NULL, -- the games whose entries were read, in this order
+    second TEXT NOT NULL,
+    preference TEXT, -- 'first', 'second' or 'tie'; NULL where there was no verdict
+    control TEXT NOT NULL -- why a pair was judged that scores nobody, else ''
+);
+
+CREATE INDEX judgements_step ON judgements (phase, step);
+
 CREATE TABLE calls (
     number INTEGER PRIMARY KEY,
+    digest TEXT NOT NULL, -- of what was asked
+    attempt INTEGER NOT NULL, -- 0 for the first
+    model TEXT NOT NULL,
+    purpose TEXT NOT NULL,
     game TEXT NOT NULL, -- the deal's id
     seat TEXT NOT NULL,
-    model TEXT NOT NULL,
-    prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL,
-    cost REAL, -- in US dollars, NULL where unknown
+    result TEXT NOT NULL,
     seconds REAL NOT NULL,
-    error TEXT
+    prompt_tokens INTEGER NOT NULL,
+    cached_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    cost REAL NOT NULL, -- in US dollars
+    estimated INTEGER NOT NULL, -- whether the provider reported no usage, and cost is the most that it can be
+    hedge INTEGER NOT NULL,
+    reply TEXT, -- JSON, where this attempt's answer was taken
+    error TEXT NOT NULL
 );
+
+CREATE INDEX calls_digest ON calls (digest) WHERE reply IS NOT NULL;

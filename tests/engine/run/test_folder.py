@@ -20,7 +20,6 @@ import pytest
 
 from sparring.engine.errors import RunError
 from sparring.engine.evaluation.evaluate import arrange, held_out
-from sparring.engine.run.database import Call
 from sparring.engine.run.folder import RunFolder
 from sparring.learner import files as learner_files
 from sparring.rollout.player import Player, PlayerError, Reply, Seating, Table
@@ -163,7 +162,7 @@ def test_recheck_goes_on_past_damage(run: RunFolder, games: list[Game]) -> None:
         list(run.database.games())
 
 
-def test_metrics_and_calls(run: RunFolder) -> None:
+def test_metrics(run: RunFolder) -> None:
     run.database.log_metrics(2, {"loss": 0.5, "kl": math.nan, "rate": math.inf})
     run.database.log_metrics(1, {"loss": 1.0})
     run.database.log_metrics(2, {"loss": 0.25})
@@ -171,12 +170,6 @@ def test_metrics_and_calls(run: RunFolder) -> None:
     assert list(found) == [1, 2]
     assert (found[1], found[2]["loss"], found[2]["rate"]) == ({"loss": 1.0}, 0.25, math.inf)
     assert math.isnan(found[2]["kl"])
-    calls = [
-        Call(game="g", seat="buyer", model="m", prompt_tokens=10, completion_tokens=5, seconds=0.5, cost=0.01),
-        Call(game="g", seat="buyer", model="m", prompt_tokens=10, completion_tokens=0, seconds=0.5, error="timeout"),
-    ]
-    run.database.record_calls(calls)
-    assert run.database.calls() == calls
 
 
 def test_a_full_disk_is_an_error_that_loses_nothing(run: RunFolder, games: list[Game]) -> None:
