@@ -49,7 +49,7 @@ from sparring.engine.engine import Engine
 from sparring.engine.memory.ledger import Device
 from sparring.engine.memory.model_shape import read_shape
 from sparring.engine.memory.plan import draw_up
-from sparring.engine.models import TINY
+from sparring.engine.tiny.shipped import TINY
 from sparring.engine.vllm.generator import VllmGenerator
 from sparring.engine.vllm.shared_weights import check_shared
 from sparring.learner.learner import Learner

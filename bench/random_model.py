@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sparring.engine.errors import ConfigError
 from sparring.engine.memory.model_shape import CONFIGS, ModelShape, read_shape
-from sparring.engine.models import TINY_FOLDER
+from sparring.engine.tiny.shipped import TINY_FOLDER
 
 SHAPES = {
     "7b": "Qwen/Qwen2.5-7B-Instruct",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -23,7 +22,8 @@ from sparring.engine.generator import Generator
 from sparring.engine.machine import memory_gb
 from sparring.engine.memory.model_shape import read_shape
 from sparring.engine.memory.plan import MemoryPlan, plan
-from sparring.engine.models import TINY, TINY_FOLDER, load_model, load_tokenizer, resolve_device
+from sparring.engine.models import load_model, load_tokenizer, model_source, resolve_device
+from sparring.engine.tiny.shipped import SHIPPED
 from sparring.engine.vllm import support
 from sparring.engine.vllm.contact import EngineSettings
 from sparring.engine.vllm.generator import SLOTS_PER_ADAPTER, VllmGenerator
@@ -71,8 +71,8 @@ def choose_generator(config: RunConfig) -> Choice:
     """Which generator the settings lead to. Loads nothing: that one asked for cannot be used shows when it is opened."""
     if config.generator != "auto":
         return Choice(config.generator, "set in the settings")
-    if config.model == TINY:
-        return Choice("torch", "the model that ships with the package plays on the embedded generator, which starts at once")
+    if config.model in SHIPPED:
+        return Choice("torch", "a model that ships with the package plays on the embedded generator, which starts at once")
     if (reason := support.unusable()) is not None:
         return Choice("torch", reason)
     if config.device == "cpu" and torch.cuda.is_available():
@@ -141,7 +141,7 @@ def _vllm_on_gpu(config: RunConfig, choice: Choice) -> Backend:
             f"quantization = {config.quantization!r}: vLLM {version} no longer quantises with bitsandbytes: install vLLM 0.26 or "
             '0.27, or set quantization = "none", which shares one bf16 copy'
         )
-    source = _source(config)
+    source = model_source(config.model)
     planned = _plan(config, "cuda", "vllm")
     generator = VllmGenerator(_settings(config, planned, torch.bfloat16))
     with ExitStack() as stack:
@@ -172,7 +172,7 @@ def _plan(config: RunConfig, device: Literal["cpu", "cuda"], generator: Literal[
 def _settings(config: RunConfig, planned: MemoryPlan, dtype: torch.dtype) -> EngineSettings:
     vllm, lora = config.vllm, config.learner.lora
     return EngineSettings(
-        model=str(_source(config)),
+        model=str(model_source(config.model)),
         dtype=dtype,
         max_model_len=config.sampling.context,
         max_num_seqs=vllm.max_num_seqs or config.concurrency,
@@ -193,10 +193,6 @@ def _memory_fraction(config: RunConfig, planned: MemoryPlan) -> float:
     if planned.device == "cpu":
         return 0.9
     return max(0.05, min(0.95, (planned.device_gb - config.memory.reserve_gb) / memory_gb("cuda")))
-
-
-def _source(config: RunConfig) -> Path | str:
-    return TINY_FOLDER if config.model == TINY else config.model
 
 
 def _check_context(config: RunConfig, model: PreTrainedModel) -> None:

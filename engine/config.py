@@ -64,7 +64,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The run's name in reports and trackers."""
     seed: Seed = 0
     model: str = "tiny"
-    """The base model: "tiny" is the one shipped with the package; otherwise a local folder or a Hugging Face name."""
+    """The base model: "tiny" (games) or "tiny-talk" (contests) of the package, a local folder or a Hugging Face name."""
     quantization: Literal["none", "nf4"] = "none"
     """"nf4" keeps the base model's linear layers in 4 bits, a copy for the generator and one for the learner (bitsandbytes)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -1,4 +1,4 @@
-"""Loading base models: the tiny one that ships with the package, a local folder, or a Hugging Face name."""
+"""Loading base models: the tiny ones that ship with the package, a local folder, or a Hugging Face name."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ from transformers import (
 from transformers.utils import logging
 
 from sparring.engine.errors import ConfigError
+from sparring.engine.tiny.shipped import SHIPPED
 
 GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
-TINY = "tiny"
 Quantization = Literal["none", "nf4"]
-TINY_FOLDER = Path(__file__).parent / "tiny" / "weights"
-"""Where the model that ships with the package lies."""
 
 
 def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -36,7 +34,7 @@ def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 def model_source(name: str) -> str | Path:
     """What Transformers and vLLM are to load for `model = name`."""
-    return TINY_FOLDER if name == TINY else name
+    return SHIPPED.get(name, name)
 
 
 def load_model(

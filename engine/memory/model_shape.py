@@ -14,11 +14,12 @@ from typing import Any
 import msgspec
 
 from sparring.engine.errors import ConfigError
+from sparring.engine.tiny.shipped import SHIPPED
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 FOLDER = Path(__file__).parent
 CONFIGS = {
-    "tiny": FOLDER.parent / "tiny" / "weights" / "config.json",
+    **{name: folder / "config.json" for name, folder in SHIPPED.items()},
     **{
         f"Qwen/{name}": FOLDER / "model_configs" / f"{name}.json"
         for name in ("Qwen2.5-0.5B-Instruct", "Qwen2.5-1.5B-Instruct", "Qwen2.5-7B-Instruct")
@@ -140,7 +141,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_shape(model: str | Path | Mapping[str, Any]) -> ModelShape:
-    """The shape of `model`: the "tiny" one, a local folder, a model of our presets, a Hugging Face name, or a config itself.
+    """The shape of `model`: one that ships, a local folder, a model of our presets, a Hugging Face name, or a config itself.
 
     Raises `ConfigError` for a config that cannot be found, or of an architecture that the plan does not know.
     """

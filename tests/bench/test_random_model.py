@@ -17,7 +17,8 @@ from sparring.bench import random_model
 from sparring.bench.random_model import SIZES, write_model
 from sparring.engine.errors import ConfigError
 from sparring.engine.memory.model_shape import read_shape
-from sparring.engine.models import TINY_FOLDER, load_model
+from sparring.engine.models import load_model
+from sparring.engine.tiny.shipped import TINY_FOLDER
 from sparring.rollout.chat import ChatFormat
 
 CPU = torch.device("cpu")

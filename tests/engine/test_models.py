@@ -16,7 +16,8 @@ from sparring.engine.config import load_run_config
 from sparring.engine.embedded.generator import TorchGenerator
 from sparring.engine.engine import Engine
 from sparring.engine.errors import ConfigError
-from sparring.engine.models import TINY_FOLDER, load_model, model_source
+from sparring.engine.models import load_model, model_source
+from sparring.engine.tiny.shipped import TINY_FOLDER
 
 CPU = torch.device("cpu")
 

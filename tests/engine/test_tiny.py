@@ -13,9 +13,10 @@ import pytest
 from sparring.engine.config import load_run_config
 from sparring.engine.engine import Engine
 from sparring.engine.evaluation.evaluate import arrange, evaluate, held_out
-from sparring.engine.models import TINY_FOLDER, load_tokenizer
+from sparring.engine.models import load_tokenizer
 from sparring.engine.tiny.build import TinyConfig, build, save
 from sparring.engine.tiny.corpus import encode_seat, play_scripts
+from sparring.engine.tiny.shipped import TINY_FOLDER
 from sparring.rollout.chat import ChatFormat
 from sparring.rollout.player import Seating
 from sparring.rollout.runner import play_game

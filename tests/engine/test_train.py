@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 from sparring.engine.collect import collect, learn
 from sparring.engine.config import RunConfig, load_run_config
 from sparring.engine.errors import ConfigError, Interrupted, RunError
-from sparring.engine.models import TINY_FOLDER
 from sparring.engine.run.folder import RunFolder
 from sparring.engine.tiny.build import TinyConfig, build, save
+from sparring.engine.tiny.shipped import TINY_FOLDER
 from sparring.engine.train import _Loop, resume, train
 from sparring.learner.adapter import load_adapter
 from sparring.rollout.errors import TrainingFileError

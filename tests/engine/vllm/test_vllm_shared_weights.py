@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from sparring.engine.models import TINY_FOLDER
+from sparring.engine.tiny.shipped import TINY_FOLDER
 from sparring.engine.vllm.process_state import kept
 from sparring.engine.vllm.shared_weights import NotShared, check_shared, share_weights
 from sparring.learner.learner import Learner, LearnerConfig
