@@ -41,9 +41,7 @@ class Reason(StrEnum):
     """A contest's entry that awaits its judge; the game itself gives no verdict."""
     NO_ANSWER = "no_answer"
     """A contest's seat that handed in nothing to judge."""
-    UNJUDGED = "unjudged"
     JUDGED = "judged"
-    NO_ANSWER = "no_answer"
 
 
 class Evidence(msgspec.Struct, frozen=True):
