@@ -86,6 +86,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Games in play at once."""
     time_limit: Seconds | None = 120.0
     """Seconds until a game is called off and void; "none" lets it take its time."""
+    steps_ahead: Annotated[int, Meta(ge=0, le=16)] = 0
+    """How many steps a game may begin before its own update. 0 plays, then learns: the same run whoever is slow. Above 0, games
+    of later steps go on while slow partners, judges and the learner take their time, with policies that much older."""
 
     sampling: Sampling = Sampling()
     learner: LearnerConfig = LearnerConfig()

@@ -23,8 +23,8 @@ from sparring.learner.learner import Learner
 from sparring.learner.lora import fingerprint_model
 from sparring.rollout.chat import ChatFormat
 from sparring.rollout.player import Seating
-from sparring.rollout.runner import play
-from sparring.rollout.sampler import Sample, SampleRequest
+from sparring.rollout.runner import Admit, admit_all, play
+from sparring.rollout.sampler import Sample, Sampler, SampleRequest
 from sparring.rollout.trajectory import Deal, Game
 
 POLICY = "policy"
@@ -77,12 +77,28 @@ class Engine:
         """One completion. Raises `GeneratorError` for a request that cannot be served."""
         return await self.generator.sample(request)
 
+    def seating(self, adapter: str | None = None, sampler: Sampler | None = None) -> Seating:
+        """Who sits down where: "policy" is the published `adapter`, or the base model. `sampler` stands in for the generator."""
+        return Seating(sampler=sampler or self.generator, chat=self.chat, adapter=adapter, sampling=self.config.sampling)
+
     def play(
-        self, deals: Iterable[Deal], *, adapter: str | None = None, on_game: Callable[[Game], None] | None = None
+        self,
+        deals: Iterable[Deal],
+        *,
+        adapter: str | None = None,
+        sampler: Sampler | None = None,
+        on_game: Callable[[Game], None] | None = None,
+        admit: Admit = admit_all,
     ) -> AsyncIterator[Game]:
-        """Plays deals as the config says; "policy" in them is the published `adapter`, or the base model."""
-        seating = Seating(sampler=self.generator, chat=self.chat, adapter=adapter, sampling=self.config.sampling)
-        return play(deals, seating, concurrency=self.config.concurrency, time_limit=self.config.time_limit, on_game=on_game)
+        """Plays deals as the config says (`seating`, `runner.play`)."""
+        return play(
+            deals,
+            self.seating(adapter, sampler),
+            concurrency=self.config.concurrency,
+            time_limit=self.config.time_limit,
+            on_game=on_game,
+            admit=admit,
+        )
 
     def learner(self) -> Learner:
         """A learner with a fresh adapter from the config's seed."""
@@ -91,7 +107,14 @@ class Engine:
     def fence(self, learner: Learner) -> Fence:
         """Holds what is published of a learner's policy to the learner; its canaries are openings of the run's own games."""
         prompts = openings(self.config, self.chat, self.config.fence.canaries)
-        return Fence(self.generator, learner, self.config.fence, prompts, temperature=self.config.sampling.temperature)
+        return Fence(
+            self.generator,
+            learner,
+            self.config.fence,
+            prompts,
+            temperature=self.config.sampling.temperature,
+            steps_ahead=self.config.steps_ahead,
+        )
 
     def publish(self, name: str, adapter: Adapter) -> None:
         """Serves an adapter under a name from now on. Raises `AdapterError` or `GeneratorError` where it does not fit."""

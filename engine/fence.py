@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
@@ -77,11 +78,15 @@ class Fence:
         prompts: Sequence[list[int]],
         *,
         temperature: float,
+        steps_ahead: int = 0,
     ) -> None:
+        """Games may have been begun by the policy of any of the last `steps_ahead` + 1 steps."""
         self._generator, self._learner, self._config = generator, learner, config
         self._prompts = list(prompts[: config.canaries])
         self._temperature = temperature
         self._checked: str | None = None
+        self._may_have_played: deque[str] = deque(maxlen=1 + steps_ahead)
+        self._trusted: frozenset[str] = frozenset()
         self.limit = config.mismatch_limit or LIMITS.get(learner.dtype, max(LIMITS.values()))
 
     async def check(self, name: str) -> FenceReport:
@@ -98,6 +103,8 @@ class Fence:
             )
         self._generator.verify(name)
         fresh, self._checked = fingerprint != self._checked, fingerprint
+        if fingerprint not in self._may_have_played:
+            self._may_have_played.append(fingerprint)
         if not self._prompts:
             return FenceReport()
         samples = [await self._first(name, fresh=fresh)]
@@ -112,14 +119,28 @@ class Fence:
             )
         return report
 
+    def trust(self, policies: Iterable[str]) -> None:
+        """Takes games of these policies too: an earlier process of the same run played them."""
+        self._trusted = frozenset(policies)
+
     def check_games(self, trajectories: Iterable[Trajectory]) -> None:
-        """That the policy which was checked last played them all. Raises `FenceError`."""
+        """That no policy played them but those that were checked, for this step or as many before as games may be ahead.
+
+        Raises `FenceError`.
+        """
+        known = self._trusted.union(self._may_have_played)
         for trajectory in trajectories:
-            if trajectory.policy != self._checked:
-                raise FenceError(
-                    f"game {trajectory.game_id} was played by policy {trajectory.policy}, and {self._checked} was published for "
-                    "this step" + _STOPPED
-                )
+            for policy in (trajectory.policy, *trajectory.later):
+                if policy not in known:
+                    raise FenceError(
+                        f"game {trajectory.game_id} was played by policy {policy}, and {self._checked} was published for "
+                        "this step" + _STOPPED
+                    )
+
+    def staleness(self, trajectory: Trajectory) -> int:
+        """How many updates older than the learner's policy the one is that played first; 0 for another process's."""
+        played = list(reversed(self._may_have_played))
+        return played.index(trajectory.policy) if trajectory.policy in played else 0
 
     def check_step(self, stats: StepStats) -> None:
         """That the step's games were sampled from the policy that they were learned for. Raises `FenceError`."""

@@ -1,14 +1,16 @@
 """The training loop: deal scenarios, play games, score outcomes, pack batches, step the learner, publish the adapter.
 
-Outcomes are scored by the referee as each game ends, and packed inside `Learner.step`. A run is a folder (`run/folder.py`):
-killing it loses no finished game, and resuming makes the same next update.
+The referee scores a game as it ends; what only a judge can score waits for its group and is scored in a tournament. Batches are
+packed inside `Learner.step`. With `steps_ahead` the next games go on while judges read and the learner steps. A run is a folder
+(`run/folder.py`): killing it loses no finished game, and resuming makes the same next update.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,16 +18,19 @@ import msgspec
 from sparring.engine.config import RunConfig, load_run_config
 from sparring.engine.deal import deal
 from sparring.engine.engine import POLICY, Engine
-from sparring.engine.errors import Interrupted
+from sparring.engine.errors import FenceError, Interrupted
 from sparring.engine.evaluation.appraise import appraise
 from sparring.engine.fence import FenceReport
+from sparring.engine.gate import Gate
 from sparring.engine.run.folder import RunFolder
 from sparring.engine.run.summary import Clock, Summary, seconds, throughput
 from sparring.engine.run.tracker import DatabaseTracker, TerminalTracker, Tracker, Trackers, WandbTracker
 from sparring.engine.settings import dump_config
+from sparring.engine.stream import GameStream
 from sparring.learner.learner import Learner
 from sparring.learner.stats import StepStats
 from sparring.rollout.progress import Progress
+from sparring.rollout.runner import Admit
 from sparring.rollout.stats import RolloutStats
 from sparring.rollout.trajectory import Deal, Game, Trajectory
 
@@ -118,52 +123,93 @@ class _Loop:
         self.updating = False
         """Inside an update, or after one that the fence has not passed: the learner's state is no step's."""
         self.fence = engine.fence(learner)
+        self.shown: Callable[[Game], None] = lambda game: None
+        """Shows a game of the step in progress."""
 
     async def run(self) -> Summary:
         """Every step that is left, then the evaluation. However it is stopped, the last whole step is saved."""
         try:
             self.publish()
-            while self.learner.steps < self.config.iterations:
-                await self.step()
-                if self.learner.steps % self.config.checkpoint_every == 0:
-                    self.save()
+            async with self.stream() as stream:
+                while self.learner.steps < self.config.iterations:
+                    await self.step(stream)
+                    if self.learner.steps % self.config.checkpoint_every == 0:
+                        self.save()
+        except FenceError:
+            self.folder.database.forget_trajectories()  # nothing that it played may be learned from, after a resume neither
+            raise
         finally:
             if self.learner.steps != self.saved and not self.updating:
                 self.save()
         return await self.finish()
 
-    async def step(self) -> None:
+    def stream(self) -> GameStream:
+        """The games of all steps that are left, recorded as they end. What a killed process has played is not played again."""
+        self.gate = Gate(self.engine.generator)
+        steps, ahead = range(self.learner.steps, self.config.iterations), self.config.steps_ahead
+        kept = self.folder.database.unlearned(steps.start)
+        self.fence.trust(trajectory.policy for games in kept.values() for game in games for trajectory in game.trajectories)
+
+        def play(deals: Iterator[Deal], admit: Admit) -> AsyncIterator[Game]:
+            return self.engine.play(deals, adapter=POLICY, sampler=self.gate, admit=admit)
+
+        return GameStream(play, partial(deal, self.config), steps=steps, steps_ahead=ahead, record=self.record, kept=kept)
+
+    async def step(self, stream: GameStream) -> None:
         """Deal, play, score, pack, step, publish. The fence stands before the games, and between the step and what is kept."""
         deals = deal(self.config, self.learner.steps)
         rollout = RolloutStats()
         with self.clock.measure("play"):
-            self.engine.generator.resume()
-            agreement = await self.fence.check(POLICY)
-            games = await self.play(deals, rollout)
+            agreement = await self.open()
+            games = await self.play(stream, deals, rollout)
+            await self.shut()
         trajectories = trained_on(games, deals)
         self.fence.check_games(trajectories)
         self.updating = True
         with self.clock.measure("learn"):
-            stats = self.learner.step(trajectories)
-        self.fence.check_step(stats)
+            stats = await self.learn(trajectories)
+        if not self.config.steps_ahead:  # else what differs from the learner's policy is an earlier one, which the loss corrects
+            self.fence.check_step(stats)
         self.updating = False
         self.clock.games += len(games)
         self.clock.sampled_tokens += rollout.sampled_tokens
         self.clock.learned_tokens += stats.tokens
         self.publish()
+        stream.learned(self.learner.steps)
         with self.clock.measure("other"):
             self.tracker.log(self.learner.steps, step_metrics(rollout, stats, agreement))
 
-    async def play(self, deals: list[Deal], rollout: RolloutStats) -> list[Game]:
-        """The games of a step, each in the database as soon as it ends. The cache is given back to the learner afterwards."""
-        step, games = self.learner.steps, list[Game]()
-        with Progress(f"step {step + 1}", total=len(deals), stats=rollout, quiet=self.quiet) as progress:
-            async with aclosing(self.engine.play(deals, adapter=POLICY, on_game=progress.add)) as played:  # type: ignore[type-var]
-                async for game in played:
-                    self.folder.database.record([game], step=step)
-                    games.append(game)
+    async def open(self) -> FenceReport:
+        """The generator takes its memory back, and the policy in it is held to the learner's before any game goes on."""
+        self.engine.generator.resume()
+        agreement = await self.fence.check(POLICY)
+        self.gate.open()
+        return agreement
+
+    async def shut(self) -> None:
+        """The memory goes to the learner. Seats that the policy plays wait; partners elsewhere go on."""
+        await self.gate.shut()
         self.engine.generator.release()
-        return games
+
+    async def play(self, stream: GameStream, deals: list[Deal], rollout: RolloutStats) -> list[Game]:
+        """The games of a step."""
+        with Progress(f"step {self.learner.steps + 1}", total=len(deals), stats=rollout, quiet=self.quiet) as progress:
+            for game in stream.ended(self.learner.steps):
+                progress.add(game)
+            self.shown = progress.add
+            return await stream.games(self.learner.steps)
+
+    def record(self, step: int, game: Game) -> None:
+        """A game that has ended goes into the database at once."""
+        self.folder.database.record([game], step=step)
+        if step == self.learner.steps:
+            self.shown(game)
+
+    async def learn(self, trajectories: list[Trajectory]) -> StepStats:
+        """One update; in a thread of its own where games may go on meanwhile."""
+        if self.config.steps_ahead:
+            return await asyncio.to_thread(self.learner.step, trajectories)
+        return self.learner.step(trajectories)
 
     def publish(self) -> None:
         with self.clock.measure("publish"):
@@ -175,6 +221,7 @@ class _Loop:
             files = self.learner.files() | {CLOCK: msgspec.json.encode(self.clock)}
             self.folder.save_checkpoint(self.learner.steps, files, keep=self.config.keep_checkpoints)
             self.folder.publish_adapter(self.learner.adapter().files())
+            self.folder.database.forget_trajectories(before=self.learner.steps)
         self.saved = self.learner.steps
 
     def record_evaluated(self, game: Game) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,9 @@ os.environ["WANDB_ERROR_REPORTING"] = "false"
 # No deadline: the machine may be busy. For fresh examples: pytest --hypothesis-profile=default.
 settings.register_profile("steady", deadline=None, derandomize=True, database=None)
 settings.load_profile("steady")
+
+# A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 

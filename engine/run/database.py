@@ -31,6 +31,15 @@ SCHEMA_VERSION = 2
 TRAIN = "train"
 
 
+class Sampled(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored game and where it was played; `label` is the side of an evaluation, such as "trained", and "" in training."""
+
+    phase: str
+    label: str
+    step: int
+    game: Game
+
+
 class Discrepancy(msgspec.Struct, frozen=True, kw_only=True):
     """A stored game whose verdicts are not those of its transcript. `recomputed` is `None` where there are none."""
 
@@ -87,30 +96,42 @@ class RunDatabase:
         played and no checkpoint holds."""
         with self._explained("read"):
             rows = self._db.execute(
-                "SELECT step, number, body FROM games LEFT JOIN trajectories ON game = number "
+                "SELECT step, number, body FROM games JOIN trajectories ON game = number "
                 "WHERE phase = ? AND step >= ? ORDER BY number, trajectories.rowid",
                 (TRAIN, step),
             ).fetchall()
         found: dict[tuple[int, int], list[Trajectory]] = {}
         for at, number, body in rows:
-            own = found.setdefault((at, number), [])
-            if body is not None:
-                own.append(self._trajectory(number, body))
+            found.setdefault((at, number), []).append(self._trajectory(number, body))
         games: dict[int, list[Game]] = {}
         for (at, number), trajectories in found.items():
             games.setdefault(at, []).append(msgspec.structs.replace(self._read(number), trajectories=tuple(trajectories)))
         return games
 
-    def forget_trajectories(self, step: int) -> None:
-        """Lets go of what was learned before `step`: a checkpoint holds it. The games stay."""
-        query = "DELETE FROM trajectories WHERE game IN (SELECT number FROM games WHERE phase = 'train' AND step < ?)"
+    def forget_trajectories(self, *, before: int | None = None) -> None:
+        """Lets go of what was learned before that step, which a checkpoint holds, or of all. The games stay."""
+        query = "DELETE FROM trajectories WHERE game IN (SELECT number FROM games WHERE phase = ?1 AND (?2 IS NULL OR step < ?2))"
         with self._explained("write to"), transaction(self._db):
-            self._db.execute(query, (step,))
+            self._db.execute(query, (TRAIN, before))
 
     def games(self, *, phase: str | None = None, step: int | None = None) -> Iterator[Game]:
         """The stored games in the order they ended, without trajectories. Raises `RunError` at one that is damaged."""
         for number in self._numbers(phase, step):
             yield self._read(number)
+
+    def sample(self, each: int) -> Iterator[Sampled]:
+        """The latest `each` games of every phase, side, family and verdict of a policy's seat, newest first."""
+        query = (
+            "SELECT number, phase, label, step FROM (SELECT *, row_number() OVER "
+            "(PARTITION BY phase, label, family, verdict ORDER BY number DESC) AS place FROM (SELECT DISTINCT number, phase, step, "
+            "family, verdict, CASE phase WHEN 'train' THEN '' ELSE substr(games.id, 1, instr(games.id, '/') - 1) END AS label "
+            "FROM games JOIN scenarios ON scenario = scenarios.id JOIN outcomes ON game = number "
+            "WHERE player = 'policy' OR player LIKE 'policy:%')) WHERE place <= ? ORDER BY number DESC"
+        )
+        with self._explained("read"):
+            rows = self._db.execute(query, (each,)).fetchall()
+        for number, phase, label, step in rows:
+            yield Sampled(phase=phase, label=label, step=step, game=self._read(number))
 
     def count(self, *, phase: str | None = None, step: int | None = None) -> int:
         return len(self._numbers(phase, step))

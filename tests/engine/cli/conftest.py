@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from sparring.engine.cli.main import app
 from sparring.engine.tiny.build import TinyConfig, new_model, save, warm_start_loss
-from sparring.engine.tiny.corpus import Teacher, example, tokenizer_texts
+from sparring.engine.tiny.corpus import Teacher
+from sparring.engine.tiny.games import PIECES, example, texts
 from sparring.engine.tiny.tokenizer import train_tokenizer
 from sparring.learner.attention import ATTENTION
 from sparring.rollout.chat import ChatFormat
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tokenizer = train_tokenizer(list(tokenizer_texts(10)), 400)
+    tokenizer = train_tokenizer(list(texts(10)), PIECES, 400)
     chat, teachers = ChatFormat(tokenizer), (Teacher("dilemma", {"tit_for_tat": 0.5, "always_defect": 0.5}),)
     config = TinyConfig(hidden=32, layers=1, heads=2, kv_heads=1, mlp=48, vocab_size=400)
     model = new_model(config, tokenizer)
@@ -67,11 +68,10 @@ def sparring() -> Callable[..., Result]:
 
 @pytest.fixture
 def command() -> Callable[..., subprocess.Popen[str]]:
-    """The command line in a process of its own, which Ctrl-C reaches also where the tests themselves run in the background."""
+    """The command line in a process of its own."""
 
     def start(*arguments: object) -> subprocess.Popen[str]:
-        heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-        line = [sys.executable, "-c", f"{heeds}; from sparring.engine.cli.main import main; main()", *map(str, arguments)]
+        line = [sys.executable, "-c", "from sparring.engine.cli.main import main; main()", *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
         return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
