@@ -50,7 +50,7 @@ def visible(text: str) -> str:
     """
     if "<" not in text:
         return text
-    for start, end in _hidden(text):
+    for start, end in hidden_spans(text):
         text = text[:start] + re.sub(r"[^\n]", " ", text[start:end]) + text[end:]
     return text
 
@@ -96,8 +96,9 @@ def escape(text: str, limit: int = MAX_HEARD) -> str:
     return shown[:limit].rstrip().replace("\n", CONTINUES)
 
 
-def _hidden(text: str) -> list[tuple[int, int]]:
-    """Where hidden reasoning stands. Blocks of one name nest; marks of another name inside a block are its text."""
+def hidden_spans(text: str) -> list[tuple[int, int]]:
+    """Where hidden reasoning stands, in order and apart. Blocks of one name nest; marks of another name inside a block are its
+    text. What is never closed hides the rest; a closing mark that nothing opened hides everything before it."""
     spans: list[tuple[int, int]] = []
     name, depth, start = "", 0, 0
     for mark in _MARK.finditer(text):

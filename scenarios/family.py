@@ -52,6 +52,9 @@ class Entry:
     commit: Any
     start: int
     end: int
+    text: str = ""
+    """Of a message without a commit: what was written, for families that read talk. `complete` is false where it was cut."""
+    complete: bool = True
 
     @property
     def evidence(self) -> Evidence:
@@ -188,14 +191,16 @@ class Family(ABC, Generic[Pub, Priv]):
     def check(self, public: Pub, private: tuple[Priv, ...]) -> None:
         """Raises `ScenarioError` where typed parameters contradict each other (a hand-written scenario may)."""
 
+    def said_aloud(self, text: str, *, complete: bool) -> str:
+        """What of a message without a commit is meant for the others' ears; the referee escapes it."""
+        return text
+
     def generate(self, seed: int, split: Split = "train", skin: str | None = None) -> Scenario:
         """The certified instance number `seed` of a split: the same on every machine.
 
         Raises `ScenarioError` for a skin that the family or the split does not have.
         """
-        skins = tuple(s for s in self.skins if (s in self.held_out_skins) == (split == "skin"))
-        if skin is not None and skin not in skins:
-            raise ScenarioError(f"{self.name} has no skin {skin!r} in split {split!r}: choose from {', '.join(skins)}")
+        skins = self.skins_of(split, skin)
         rng = Random(f"sparring/{self.name}/{split}/{seed}")
         for _ in range(MAX_DRAWS):
             chosen = skin or rng.choice(skins)
@@ -208,7 +213,17 @@ class Family(ABC, Generic[Pub, Priv]):
         raise AssertionError(f"{self.name}: no certified instance in {MAX_DRAWS} draws of seed {seed}")
 
     def _build(self, rng: Random, seed: int, skin: str, *, far: bool) -> Scenario:
-        public, private, names = self.draw(rng, skin, far=far)
+        return self.build(seed, skin, *self.draw(rng, skin, far=far))
+
+    def skins_of(self, split: Split, skin: str | None = None) -> tuple[str, ...]:
+        """The skins of a split, or the one asked for. Raises `ScenarioError` where the split does not have it."""
+        skins = tuple(s for s in self.skins if (s in self.held_out_skins) == (split == "skin"))
+        if skin is not None and skin not in skins:
+            raise ScenarioError(f"{self.name} has no skin {skin!r} in split {split!r}: choose from {', '.join(skins)}")
+        return skins if skin is None else (skin,)
+
+    def build(self, seed: int, skin: str, public: Pub, private: tuple[Priv, ...], names: tuple[str, ...]) -> Scenario:
+        """The scenario that these parameters make, with what each seat reads."""
         seats = tuple(
             Seat(name=name, private=msgspec.to_builtins(own), instructions=self.instructions(public, own, i, names))
             for i, (name, own) in enumerate(zip(names, private, strict=True))

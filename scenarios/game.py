@@ -127,7 +127,7 @@ class GameState:
             if self._stage.must_commit:
                 tags = " or ".join(f"`{tag}`" for tag in self.family.commit_tags)
                 return Fault(f"a commit is due: end your message with one line {tags}", 0, len(turn.text))
-            return Entry(number, seat, None, 0, len(turn.text))
+            return Entry(number, seat, None, 0, len(turn.text), turn.text, turn.complete)
         if not turn.complete:
             return Fault("your message was cut off: write a shorter one", found.start, found.end)
         try:
@@ -173,9 +173,9 @@ class GameState:
 
     def _delivered(self, entry: Entry, reveal: bool) -> str:
         """What the others hear of a message. A commit is shown only with `reveal`, and then however long the prose before it."""
-        text = visible(self.turns[entry.turn].text)
         if entry.commit is None:
-            return escape(text)
+            return escape(self.family.said_aloud(entry.text, complete=entry.complete))
+        text = visible(self.turns[entry.turn].text)
         parts = (escape(text[: entry.start]), escape(text[entry.start : entry.end]) if reveal else "")
         return CONTINUES.join(part for part in parts if part)
 

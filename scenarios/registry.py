@@ -1,4 +1,4 @@
-"""The families by name."""
+"""The families by name: games that a referee decides, and contests that a judge does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sparring.scenarios.family import Family
 
 
 @cache
-def _families() -> dict[str, Family[Any, Any]]:
+def _games() -> dict[str, Family[Any, Any]]:
     from sparring.scenarios.families.auction import Auction
     from sparring.scenarios.families.dilemma import Dilemma
     from sparring.scenarios.families.haggle import Haggle
@@ -20,13 +20,27 @@ def _families() -> dict[str, Family[Any, Any]]:
     return {family.name: family for family in found}
 
 
+@cache
+def _contests() -> dict[str, Family[Any, Any]]:
+    from sparring.scenarios.contests.debate import Debate, DebateRounds
+
+    found: tuple[Family[Any, Any], ...] = (Debate(), DebateRounds())
+    return {contest.name: contest for contest in found}
+
+
 def names() -> tuple[str, ...]:
-    """The families' names, in the order of the documentation."""
-    return tuple(_families())
+    """The names of the families whose outcome can be verified, in the order of the documentation."""
+    return tuple(_games())
+
+
+def contests() -> tuple[str, ...]:
+    """The names of the contests: families whose outcome a judge decides, each a `Contest`."""
+    return tuple(_contests())
 
 
 def get(name: str) -> Family[Any, Any]:
-    """The family called `name`. Raises `ScenarioError` listing the families there are."""
-    if name not in _families():
-        raise ScenarioError(f"no family is called {name!r}: choose from {', '.join(names())}")
-    return _families()[name]
+    """The family or contest called `name`. Raises `ScenarioError` listing those there are."""
+    found = _games().get(name) or _contests().get(name)
+    if found is None:
+        raise ScenarioError(f"no family is called {name!r}: choose from {', '.join((*names(), *contests()))}")
+    return found
