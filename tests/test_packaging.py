@@ -121,7 +121,12 @@ def test_every_test_dependency_is_pinned_within_its_range() -> None:
     pinned = pins("cpu.txt") | pins("dev.txt")
     extras = project()["optional-dependencies"]
     assert isinstance(extras, dict)
-    wanted = [Requirement(text) for text in extras["test"] + extras["wandb"] if not text.startswith("sparring[")]
+    wanted = [
+        Requirement(text)
+        for name in ("test", "anthropic", "rehearse", "wandb")
+        for text in extras[name]
+        if not text.startswith("sparring[")
+    ]
     for requirement in wanted:
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
 
