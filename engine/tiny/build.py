@@ -1,7 +1,8 @@
-"""`sparring tiny build`: makes the embedded model, offline and reproducibly.
+"""`sparring tiny build`: makes the embedded models, offline and reproducibly.
 
-A Qwen2-architecture language model of about a million parameters, warm-started on the games of scripted players that are legal
-but mediocre. It exists so that the whole loop runs, and learns, on any machine; it is no use for anything else.
+Qwen2-architecture language models of about a million parameters, warm-started on a corpus of scripted players that are legal but
+mediocre. They exist so that the whole loop runs, and learns, on any machine; they are no use for anything else. Owns the recipe;
+what the corpora hold is `games.py`'s and `contests.py`'s.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import torch
@@ -19,41 +21,22 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging
 
-from sparring.engine.tiny.corpus import Teacher, example, tokenizer_texts
+from sparring.engine.tiny.contests import CONTESTS
+from sparring.engine.tiny.corpus import Lessons
+from sparring.engine.tiny.games import GAMES
 from sparring.engine.tiny.tokenizer import train_tokenizer
 from sparring.learner.attention import ATTENTION
 from sparring.learner.batch import pack
 from sparring.rollout.chat import ChatFormat
 from sparring.rollout.trajectory import Trajectory
 
-FIRST_LESSONS = (
-    Teacher("haggle", {"naive": 0.3, "conceder": 0.15, "holder": 0.2, "boulware": 0.15, "tit_for_tat": 0.2}),
-    Teacher("split", {"naive": 0.35, "conceder": 0.2, "greedy": 0.1, "trader": 0.25, "fair": 0.1}),
-    Teacher("dilemma", {"naive": 0.25, "tit_for_tat": 0.15, "always_cooperate": 0.15, "always_defect": 0.1, "forecaster": 0.35}),
-    Teacher("haggle", {"naive": 0.3, "conceder": 0.15, "holder": 0.2, "boulware": 0.15, "tit_for_tat": 0.2}),
-    Teacher("split", {"naive": 0.35, "conceder": 0.2, "greedy": 0.1, "trader": 0.25, "fair": 0.1}),
-    Teacher("auction", {"naive": 0.5, "shader": 0.15, "overbidder": 0.15, "talker": 0.1, "timid": 0.1}),
-)
-"""Whom the model imitates, in turn, while it learns to copy numbers and to keep to the rules."""
-
-FINISHING_LESSONS = (
-    Teacher("haggle", {"naive": 0.45, "conceder": 0.1, "holder": 0.1, "tit_for_tat": 0.35}),
-    Teacher("split", {"naive": 0.6, "conceder": 0.1, "trader": 0.3}),
-    Teacher("dilemma", {"naive": 0.4, "tit_for_tat": 0.1, "always_cooperate": 0.1, "forecaster": 0.4}),
-    Teacher("haggle", {"naive": 0.45, "conceder": 0.1, "holder": 0.1, "tit_for_tat": 0.35}),
-    Teacher("split", {"naive": 0.6, "conceder": 0.1, "trader": 0.3}),
-    Teacher("dilemma", {"naive": 0.4, "tit_for_tat": 0.1, "always_cooperate": 0.1, "forecaster": 0.4}),
-    Teacher("dilemma", {"naive": 0.4, "tit_for_tat": 0.1, "always_cooperate": 0.1, "forecaster": 0.4}),
-    Teacher("auction", {"naive": 0.55, "shader": 0.1, "overbidder": 0.1, "sniper": 0.25}),
-)
-"""Whom it imitates in the end: mostly naive players, and a better one now and then, whose play training can build on."""
-
-CARD = Path(__file__).with_name("card.md")
+CORPORA = {"games": GAMES, "contests": CONTESTS}
 
 
 class TinyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The recipe. The defaults made the model that ships."""
+    """The recipe. The defaults made the model of the games; see `RECIPES`."""
 
+    corpus: Literal["games", "contests"] = "games"
     seed: int = 0
     vocab_size: int = 1024
     hidden: int = 128
@@ -65,10 +48,14 @@ class TinyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     steps: int = 9500
     """Of which the last 5 in 19 are the finishing lessons, at half the learning rate."""
     batch: int = 16
-    """Games a step: numbers are copied only after some hundred small steps, not after a few large ones."""
+    """Examples a step: what was read is copied only after some hundred small steps, not after a few large ones."""
     lr: float = 2.5e-3
     warmup: int = 50
     threads: int = 1
+
+
+RECIPES: Mapping[str, TinyConfig] = {"games": TinyConfig(), "contests": TinyConfig(corpus="contests")}
+"""The recipes of the models that ship, by corpus."""
 
 
 def new_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
@@ -92,10 +79,10 @@ def new_model(config: TinyConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2Fo
     return Qwen2ForCausalLM(shape)
 
 
-def warm_start_loss(model: Qwen2ForCausalLM, games: list[Trajectory]) -> torch.Tensor:
+def warm_start_loss(model: Qwen2ForCausalLM, examples: list[Trajectory]) -> torch.Tensor:
     """Mean cross-entropy of the tokens that the imitated seats wrote."""
-    none = [0.0] * len(games)
-    (batch,) = pack(games, none, none, token_budget=sys.maxsize)
+    none = [0.0] * len(examples)
+    (batch,) = pack(examples, none, none, token_budget=sys.maxsize)
     ids, positions = batch.token_ids[None], batch.position_ids[None]
     hidden = model.model(input_ids=ids, position_ids=positions, use_cache=False, batch=batch).last_hidden_state[0]
     return functional.cross_entropy(model.lm_head(hidden[batch.rows]), batch.targets)
@@ -110,7 +97,7 @@ class Phase:
     steps: int
     lr: float
     warmup: int
-    teachers: tuple[Teacher, ...]
+    lessons: Lessons
 
     def rate(self, step: int) -> float:
         return self.lr * min((step + 1) / self.warmup, 1.05 - step / self.steps)
@@ -118,11 +105,12 @@ class Phase:
 
 def phases(config: TinyConfig) -> tuple[Phase, Phase]:
     """The two parts of the recipe."""
+    corpus = CORPORA[config.corpus]
     finishing = config.steps * 5 // 19
     first = config.steps - finishing
     return (
-        Phase(0, first, config.lr, config.warmup, FIRST_LESSONS),
-        Phase(first, finishing, config.lr / 2, config.warmup, FINISHING_LESSONS),
+        Phase(0, first, config.lr, config.warmup, corpus.first),
+        Phase(first, finishing, config.lr / 2, config.warmup, corpus.finishing),
     )
 
 
@@ -134,7 +122,8 @@ def build(
     `on_step` is told each step's number, from 0, and loss.
     """
     torch.set_num_threads(config.threads)
-    tokenizer = train_tokenizer(tokenizer_texts(300), config.vocab_size)
+    corpus = CORPORA[config.corpus]
+    tokenizer = train_tokenizer(corpus.texts(), corpus.pieces, config.vocab_size)
     chat = ChatFormat(tokenizer)
     model = new_model(config, tokenizer)
     model.set_attn_implementation(ATTENTION)
@@ -142,10 +131,10 @@ def build(
         optimizer = torch.optim.AdamW(model.parameters(), lr=phase.lr, betas=(0.9, 0.98), weight_decay=0.01)
         for step in range(phase.steps):
             number = (phase.first + step) * config.batch
-            games = [example(chat, phase.teachers, config.seed, number + i) for i in range(config.batch)]
+            examples = [corpus.example(chat, phase.lessons, config.seed, number + i) for i in range(config.batch)]
             for group in optimizer.param_groups:
                 group["lr"] = phase.rate(step)
-            loss = warm_start_loss(model, games)
+            loss = warm_start_loss(model, examples)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -164,8 +153,13 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, config: Ti
     tokenizer.save_pretrained(output)
     digest = hashlib.sha256((output / "model.safetensors").read_bytes()).hexdigest()
     (output / "recipe.json").write_text(json.dumps(msgspec.to_builtins(config), indent=2) + "\n")
-    card = CARD.read_text().format(
-        config=config, parameters=model.num_parameters(), vocabulary=len(tokenizer), torch=torch.__version__, digest=digest
+    card = (
+        Path(__file__)
+        .with_name(CORPORA[config.corpus].card)
+        .read_text()
+        .format(
+            config=config, parameters=model.num_parameters(), vocabulary=len(tokenizer), torch=torch.__version__, digest=digest
+        )
     )
     (output / "CARD.md").write_text(card)
     return digest

@@ -1,8 +1,4 @@
-"""The tiny model's tokenizer: byte-level BPE with ChatML, trained on the games' own texts.
-
-Every digit is a token of its own, so that numbers can be copied and compared digit by digit. Words keep the punctuation and the
-blank that follow them (`DEAL_PRICE: `, `assistant\\n`), which makes a turn of a game a handful of tokens.
-"""
+"""The tiny models' tokenizers: byte-level BPE with ChatML, trained on a corpus' own texts and split by its own rule."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 IM_START, IM_END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-PIECES = r"[A-Za-z_]+[^\sA-Za-z0-9]{0,2}[ \n]?|[0-9]|[^A-Za-z0-9\s]+ ?|\s"
 
 CHATML = (
     "{% for message in messages %}"
@@ -22,12 +17,13 @@ CHATML = (
 )
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most `vocab_size` ids, the same for the same texts in the same order."""
+def train_tokenizer(texts: Iterable[str], pieces: str, vocab_size: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of at most `vocab_size` ids, the same for the same texts in the same order. `pieces` is a regular expression;
+    no token reaches across its matches."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.Split(Regex(pieces), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
