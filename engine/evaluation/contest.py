@@ -1,0 +1,343 @@
+"""Measuring a policy in contests: its entries against somebody else's on held-out topics, from every side, in both orders.
+
+Owns topics, entries and pairs. What the figures are and say is `contest_report.py`'s, judging a pair `rollout/judging`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
+from random import Random
+from typing import Any
+
+from sparring.engine.engine import Engine
+from sparring.engine.errors import EvaluationError
+from sparring.engine.evaluation.contest_points import MIN_TOPICS, Form, Pairing, difference_of, standing_of
+from sparring.engine.evaluation.contest_report import BASE, ContestReport, Example
+from sparring.engine.evaluation.evaluate import Match, arrange
+from sparring.rollout.judging import evaluation as judging
+from sparring.rollout.judging.audit import IDENTICAL, PAD, PADDED, audit, padded
+from sparring.rollout.judging.clerk import Clerk, gather
+from sparring.rollout.judging.judge import Judgement, Preference
+from sparring.rollout.judging.panel import Panel, Vote
+from sparring.rollout.judging.score import entry_of
+from sparring.rollout.player import PlayerFactory, Seating
+from sparring.rollout.progress import Progress
+from sparring.rollout.runner import play
+from sparring.rollout.trajectory import Game
+from sparring.scenarios import registry
+from sparring.scenarios.contests.contest import Contest, Criterion, Entry
+from sparring.scenarios.family import Split
+from sparring.scenarios.scenario import Scenario
+
+DRAWS = 24
+"""Instances looked at for each topic, to find every side of it."""
+EXAMPLES = 6
+CONTROLS = 8
+"""Texts compared with themselves, and as many with a padded copy, that test each judge."""
+Ask = Callable[[Sequence[judging.Match]], Awaitable[list[judging.MatchResult]]]
+TRAINED, BASELINE, COMPARISON = "trained", "baseline", "comparison"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One entry, and where it was written. `entry` is `None` where the game failed."""
+
+    match: Match
+    topic: str
+    entry: Entry | None
+
+    @property
+    def scenario(self) -> Scenario:
+        return self.match.deal.scenario
+
+    @property
+    def group(self) -> str:
+        """What its judgements are filed under."""
+        return f"{self.scenario.id}/{self.match.seat}"
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        return _contest(self.scenario.family).criteria
+
+    @property
+    def handed(self) -> Entry:
+        assert self.entry is not None
+        return self.entry
+
+
+@dataclass(frozen=True)
+class Contenders:
+    """Who writes: `policy` as it was trained, `base` the base model in its place, and `comparison`, a player spec.
+
+    Both are factories for deals whose seat is "policy"; the comparison's own spec is theirs to seat, too.
+    """
+
+    policy: PlayerFactory
+    base: PlayerFactory
+    comparison: str = BASE
+
+
+async def appraise_contests(
+    engine: Engine,
+    *,
+    adapter: str,
+    judge: Panel,
+    comparison: str = BASE,
+    controls: int = CONTROLS,
+    seat: Callable[[str | None], PlayerFactory] | None = None,
+    quiet: bool = False,
+    on_game: Callable[[Game], None] | None = None,
+    on_judgement: Callable[[Judgement], None] | None = None,
+) -> ContestReport:
+    """The report on the published `adapter` in the contests of `config.families`, as `config.evaluation` asks.
+
+    `seat` makes the factory in which "policy" stands for an adapter, or for the base model where it is given `None`; leave it out
+    where no model is elsewhere. `on_game` and `on_judgement` are told each game and verdict as they come.
+
+    Raises `EvaluationError` where there is nothing to evaluate, or nothing could be played or judged.
+    """
+    config, wanted = engine.config, engine.config.evaluation
+    seat = seat or (lambda name: Seating(sampler=engine.generator, chat=engine.chat, adapter=name, sampling=config.sampling))
+    contests = [family for family in config.families if isinstance(registry.get(family), Contest)]
+    return await contend(
+        held_out_topics(contests, wanted.scenarios, split=wanted.split, seed=wanted.seed),
+        Contenders(policy=seat(adapter), base=seat(None), comparison=comparison),
+        judge,
+        split=wanted.split,
+        games=wanted.games,
+        partners=wanted.partners,
+        seed=wanted.seed,
+        concurrency=config.concurrency,
+        time_limit=config.time_limit,
+        controls=controls,
+        quiet=quiet,
+        on_game=on_game,
+        on_judgement=on_judgement,
+    )
+
+
+async def contend(
+    scenarios: Sequence[Scenario],
+    contenders: Contenders,
+    judge: Panel,
+    *,
+    split: Split = "seed",
+    games: int = 1,
+    partners: Sequence[str] = ("scripts",),
+    seed: int = 0,
+    concurrency: int = 64,
+    time_limit: float | None = None,
+    controls: int = CONTROLS,
+    quiet: bool = True,
+    on_game: Callable[[Game], None] | None = None,
+    on_judgement: Callable[[Judgement], None] | None = None,
+) -> ContestReport:
+    """As `appraise_contests`, for given scenarios and players. Where a contest seats others too, `partners` take those seats."""
+    if not scenarios:
+        raise EvaluationError("nothing to evaluate: ask for at least one scenario of a contest")
+
+    async def write(label: str, policy: str, players: PlayerFactory, own_seed: int) -> list[Sheet]:
+        matches = arrange(scenarios, policy=policy, partners=partners, games=games, seed=own_seed, label=label)
+        with Progress(f"evaluate {label}", total=len(matches), quiet=quiet) as progress:
+
+            def show(game: Game) -> None:
+                progress.add(game)
+                if on_game is not None:
+                    on_game(game)
+
+            played = play((m.deal for m in matches), players, concurrency=concurrency, time_limit=time_limit, on_game=show)
+            return await _sheets(matches, played)
+
+    # The base model's independent sample: the same deals under another seed.
+    other_seed = seed + 1
+    other = await write(COMPARISON, contenders.comparison, contenders.base, other_seed)
+    trained = await write(TRAINED, "policy", contenders.policy, seed)
+    baseline = None if contenders.comparison == BASE else await write(BASELINE, "policy", contenders.base, seed)
+    ask = partial(judging.compare_entries, panel=judge, concurrency=concurrency, on_judgement=on_judgement)
+    after, said = await _judged(trained, other, ask)
+    before, said_before = (None, ()) if baseline is None else await _judged(baseline, other, ask)
+    tests = Clerk(asyncio.Semaphore(concurrency), on_judgement)
+    sheets = [*trained, *other, *(baseline or ())]
+    await _ask_controls(sheets, judge, tests, controls, seed)
+    lengths = {(s.group, s.match.deal.id): len(s.entry.text) for s in sheets if s.entry is not None}
+    found = audit([*said, *said_before, *tests.judgements], lengths)
+    headline, families = difference_of(after, before, seed)
+    return ContestReport(
+        split=split,
+        topics=len({(sheet.scenario.family, sheet.topic) for sheet in trained}),
+        games=games,
+        comparison=contenders.comparison,
+        judges=tuple(dict.fromkeys(member.judge.name for member in judge.members)),
+        trained=standing_of(after, _entries(trained), seed),
+        headline=headline,
+        families=families,
+        other=Form.of(_entries(other)),
+        baseline=None if before is None or baseline is None else standing_of(before, _entries(baseline), seed),
+        audit=found,
+        findings=found.findings,
+        examples=_examples(trained, other, after, said),
+        remarks=_remarks(after),
+    )
+
+
+def held_out_topics(families: Sequence[str], count: int, *, split: Split = "seed", seed: int = 0) -> list[Scenario]:
+    """At most `count` instances of a split, spread evenly over the contests: every side of a topic before the next topic.
+
+    A contest with fewer gives all that it has. The same ones on every machine.
+    """
+    found: list[Scenario] = []
+    for number, name in enumerate(families):
+        share = count // len(families) + (number < count % len(families))
+        found += _every_side(name, split, seed)[:share]
+    return found
+
+
+def _every_side(name: str, split: Split, seed: int) -> list[Scenario]:
+    contest = _contest(name)
+    sides: dict[str, dict[tuple[str, ...], Scenario]] = {}
+    first = seed * 1_000_000
+    for at in range(first, first + DRAWS * len(contest.topics(split))):
+        scenario = contest.generate(at, split)
+        sides.setdefault(_topic(scenario), {}).setdefault(scenario.seat_names, scenario)
+    return [scenario for own in sides.values() for scenario in own.values()]
+
+
+def _topic(scenario: Scenario) -> str:
+    contest = _contest(scenario.family)
+    return contest.subject(contest.setup(scenario).public)
+
+
+def _contest(name: str) -> Contest[Any, Any]:
+    contest = registry.get(name)
+    assert isinstance(contest, Contest), name
+    return contest
+
+
+async def _sheets(matches: Sequence[Match], played: AsyncIterator[Game]) -> list[Sheet]:
+    games: dict[str, Game] = {}
+    async with aclosing(played):  # type: ignore[type-var]
+        async for game in played:
+            games[game.id] = game
+    failed = [game.error for game in games.values() if game.error is not None]
+    if len(failed) == len(matches):
+        raise EvaluationError(f"none of {len(matches)} games could be played; the first: {failed[0]}")
+    return [_sheet(match, games[match.deal.id]) for match in matches]
+
+
+def _sheet(match: Match, game: Game) -> Sheet:
+    return Sheet(match, _topic(game.scenario), None if game.error is not None else entry_of(game, match.seat))
+
+
+async def _judged(mine: Sequence[Sheet], others: Sequence[Sheet], ask: Ask) -> tuple[list[Pairing], tuple[Judgement, ...]]:
+    """Every pair's points and what was said; a pair in which a game failed is dropped.
+
+    Raises `EvaluationError` where not one pair counts.
+    """
+    pairs = list(zip(mine, others, strict=True))
+    results = iter(await ask([_contest_match(*pair) for pair in pairs if _whole(*pair)]))
+    found, said = list[Pairing](), list[Judgement]()
+    for sheet, other in pairs:
+        result = next(results) if _whole(sheet, other) else None
+        points = None if result is None else result.points
+        found.append(Pairing(family=sheet.scenario.family, topic=sheet.topic, seat=sheet.match.seat, points=points))
+        said += () if result is None else result.judgements
+    if all(pair.points is None for pair in found):
+        raise EvaluationError(f"none of {len(found)} pairs could be judged: a failed call drops its pair; see the run's calls")
+    return found, tuple(said)
+
+
+def _whole(sheet: Sheet, other: Sheet) -> bool:
+    return sheet.entry is not None and other.entry is not None
+
+
+def _contest_match(sheet: Sheet, other: Sheet) -> judging.Match:
+    return judging.Match(
+        group=sheet.group,
+        policy=sheet.handed,
+        comparison=other.handed,
+        criteria=sheet.criteria,
+        policy_id=sheet.match.deal.id,
+        comparison_id=other.match.deal.id,
+    )
+
+
+async def _ask_controls(sheets: Sequence[Sheet], judge: Panel, clerk: Clerk, count: int, seed: int) -> None:
+    """Tests every judge on a few of the texts, by the first criterion that it has."""
+    filled = [sheet for sheet in sheets if sheet.entry is not None and not sheet.entry.empty]
+    drawn = Random(f"sparring/evaluation controls/{seed}").sample(filled, min(count, len(filled)))
+    first = [{vote.judge.name: vote for vote in reversed(judge.votes(sheet.criteria))} for sheet in drawn]
+    await gather(_control(sheet, vote, clerk) for sheet, own in zip(drawn, first, strict=True) for vote in own.values())
+
+
+async def _control(sheet: Sheet, vote: Vote, clerk: Clerk) -> None:
+    """One text against itself, and against itself with nothing added, in both orders."""
+    own, name = sheet.handed, sheet.match.deal.id
+    plain, longer = (name, own.text), (name + PAD, padded(own.text))
+    asked = [(plain, plain, IDENTICAL), (plain, longer, PADDED), (longer, plain, PADDED)]
+    await gather(clerk.ask(vote, sheet.group, own.brief, first, second, kind) for first, second, kind in asked)
+
+
+def _entries(sheets: Sequence[Sheet]) -> list[Entry | None]:
+    return [sheet.entry for sheet in sheets]
+
+
+def _examples(
+    mine: Sequence[Sheet], others: Sequence[Sheet], pairs: Sequence[Pairing], judgements: Sequence[Judgement]
+) -> tuple[Example, ...]:
+    """A few pairs, won, tied and lost in turn, each with all that was said of it."""
+    said: dict[frozenset[str], list[Judgement]] = {}
+    for judgement in judgements:
+        said.setdefault(frozenset((judgement.first, judgement.second)), []).append(judgement)
+    kinds: dict[float, list[Example]] = {1.0: [], 0.5: [], 0.0: []}
+    for sheet, other, pair in zip(mine, others, pairs, strict=True):
+        if pair.points is not None and sheet.entry is not None and other.entry is not None:
+            own = kinds[1.0 if pair.points > 0.5 else 0.5 if pair.points == 0.5 else 0.0]
+            if len(own) < EXAMPLES:
+                ids = sheet.match.deal.id, other.match.deal.id
+                own.append(_example(sheet.entry, other.entry, pair, ids, said.get(frozenset(ids), [])))
+    turns = zip_longest(*kinds.values())
+    return tuple(example for turn in turns for example in turn if example is not None)[:EXAMPLES]
+
+
+def _example(mine: Entry, other: Entry, pair: Pairing, ids: tuple[str, str], said: Sequence[Judgement]) -> Example:
+    return Example(
+        family=pair.family,
+        topic=pair.topic,
+        seat=pair.seat,
+        brief=mine.brief,
+        policy=mine.text,
+        comparison=other.text,
+        points=pair.points,
+        verdicts=tuple(_verdict(judgement, mine=ids[0]) for judgement in said),
+    )
+
+
+def _verdict(judgement: Judgement, *, mine: str) -> str:
+    """What a judge said in one order, in words."""
+    policy_first = judgement.first == mine
+    order = "policy first" if policy_first else "comparison first"
+    match judgement.preference:
+        case None:
+            said = "no verdict"
+        case Preference.TIE:
+            said = "tie"
+        case preference:
+            said = "policy" if (preference is Preference.FIRST) == policy_first else "comparison"
+    return f"{judgement.judge}, {judgement.criterion}, {order}: {said}"
+
+
+def _remarks(pairs: Sequence[Pairing]) -> tuple[str, ...]:
+    """What a reader should know before trusting the figures."""
+    topics = len({(pair.family, pair.topic) for pair in pairs})
+    dropped = sum(pair.points is None for pair in pairs)
+    found = []
+    if topics < MIN_TOPICS:
+        found.append(f"{topics} topics are too few to tell anything from noise: ask for {MIN_TOPICS} or more")
+    if dropped:
+        found.append(f"{dropped} of {len(pairs)} pairs were dropped, as a call failed: they count for neither side")
+    return tuple(found)
