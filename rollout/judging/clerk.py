@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
-from sparring.rollout.errors import CallError, RolloutError
+from sparring.rollout.errors import CallError
 from sparring.rollout.judging.judge import Comparison, Judgement, Preference
 from sparring.rollout.judging.panel import Vote
 
@@ -25,23 +25,20 @@ class ReasoningJudge(Protocol):
 
 
 class Clerk:
-    """Asks at most `concurrency` comparisons at once; `judgements` holds what was said, in the order in which it came in.
+    """Asks as many comparisons at once as `gate`, which clerks may share, lets through.
 
-    `on_judgement` is called with each judgement at once, so that what was paid for is kept even if the step is not.
+    `on_judgement` is called with each judgement as it comes in, so that what was paid for is kept even if the step is not.
     """
 
-    def __init__(self, concurrency: int, on_judgement: Callable[[Judgement], None] | None = None) -> None:
-        if concurrency < 1:
-            raise RolloutError(f"judging.concurrency must be at least 1, not {concurrency}")
-        self.judgements: list[Judgement] = []
-        self._gate = asyncio.Semaphore(concurrency)
+    def __init__(self, gate: asyncio.Semaphore, on_judgement: Callable[[Judgement], None] | None = None) -> None:
+        self._judgements: list[Judgement] = []
+        self._gate = gate
         self._on_judgement = on_judgement
 
-    def with_notes(self, judgements: list[Judgement]) -> Clerk:
-        """A clerk behind the same gate that notes in `judgements` what is asked through it."""
-        other = Clerk(1, self._on_judgement)
-        other._gate, other.judgements = self._gate, judgements
-        return other
+    @property
+    def judgements(self) -> tuple[Judgement, ...]:
+        """What was said, in an order that does not depend on when."""
+        return tuple(sorted(self._judgements, key=lambda j: (j.group, j.control, j.first, j.second, j.criterion, j.judge)))
 
     async def ask(
         self, vote: Vote, group: str, brief: str, first: tuple[str, str], second: tuple[str, str], control: str = ""
@@ -62,7 +59,7 @@ class Clerk:
             preference=preference,
             control=control,
         )
-        self.judgements.append(judgement)
+        self._judgements.append(judgement)
         if self._on_judgement is not None:
             self._on_judgement(judgement)
         return preference

@@ -12,7 +12,6 @@ import msgspec
 from msgspec import Meta
 
 from sparring.rollout.errors import RolloutError
-from sparring.rollout.player_spec import parse_player
 
 EMBEDDED = "embedded"
 """The spec of the judge that needs no model."""
@@ -57,7 +56,7 @@ class JudgingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     reasoning_judge: str = ""
     """Who rates reasoning; empty for the first of `judges`."""
     comparison: str = "base"
-    """Whose entries evaluation compares the policy's with: "base", or a model such as "gpt-4o-mini"."""
+    """Whose entries evaluation compares the policy's with: a player such as "base", "policy:NAME" or "gpt-4o-mini"."""
     pairing: Literal["full", "regular"] = "full"
     """"full" judges every pair of a group; "regular" gives each entry `degree` opponents and fits Bradley-Terry strengths."""
     degree: Annotated[int, Meta(ge=2, le=256)] = 4
@@ -83,11 +82,12 @@ class JudgingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Raises `RolloutError` where settings contradict each other, saying which one to change."""
         if not self.judges:
             raise RolloutError('judging.judges is empty: name at least one, such as {model = "embedded"}')
-        seen = [(spec.model, name) for spec in self.judges for name in spec.criteria or ("",)]
-        if len(set(seen)) < len(seen):
-            raise RolloutError("judging.judges names a model twice for the same criteria: name it once, with its whole weight")
-        if self.comparison != "base" and self.comparison.startswith(("policy", "script:")):
-            parse_player(self.comparison)
+        for model in {spec.model for spec in self.judges}:
+            names = [name for spec in self.judges if spec.model == model for name in spec.criteria or ("",)]
+            if len(names) > 1 and ("" in names or len(set(names)) < len(names)):
+                raise RolloutError(f"judging.judges names {model!r} twice for one criterion: name it once, with its whole weight")
+        if self.comparison == "policy":
+            raise RolloutError('judging.comparison = "policy" compares the policy with itself: set it to "base" or to a model')
 
     @property
     def warnings(self) -> tuple[str, ...]:

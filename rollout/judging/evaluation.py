@@ -5,9 +5,11 @@ Owns the comparisons of evaluation. Which games they come from, and how sure the
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sparring.rollout.errors import RolloutError
 from sparring.rollout.judging.clerk import Clerk, gather
 from sparring.rollout.judging.judge import Judgement
 from sparring.rollout.judging.panel import Panel
@@ -55,17 +57,18 @@ async def compare_entries(
         >>> results = await compare_entries(matches, judging.evaluation)
         >>> points = [result.points for result in results if result.points is not None]
     """
-    clerk = Clerk(concurrency, on_judgement)
-    return await gather(_play(match, panel, clerk) for match in matches)
+    if concurrency < 1:
+        raise RolloutError(f"judging.concurrency must be at least 1, not {concurrency}")
+    gate = asyncio.Semaphore(concurrency)
+    return await gather(_play(match, panel, Clerk(gate, on_judgement)) for match in matches)
 
 
 async def _play(match: Match, panel: Panel, clerk: Clerk) -> MatchResult:
     assert match.policy_id != match.comparison_id
-    said: list[Judgement] = []
     standing = await hold(
         match.group,
         (Contestant(match.policy_id, match.policy), Contestant(match.comparison_id, match.comparison)),
         panel.votes(match.criteria),
-        clerk.with_notes(said),
+        clerk,
     )
-    return MatchResult(value=standing.scores[0], judgements=tuple(said))
+    return MatchResult(value=standing.scores[0], judgements=clerk.judgements)

@@ -6,6 +6,7 @@ say about the judges is `audit.py`'s.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -77,7 +78,7 @@ async def score_games(
     criteria. `on_judgement` has had every judgement by then.
     """
     config = judging.config
-    clerk = Clerk(config.concurrency, on_judgement)
+    clerk = Clerk(asyncio.Semaphore(config.concurrency), on_judgement)
     groups = _groups(games)
     votes = {name: judging.panel.votes(_contest_of(places[0]).criteria) for name, places in groups.items()}
     work: list[Coroutine[Any, Any, _Group | None]] = [
@@ -85,10 +86,11 @@ async def score_games(
     ]
     work += _controls(groups, votes, clerk, config.controls, f"{config.seed}/{step}")
     judged = [group for group in await gather(work) if group is not None]
-    found = audit(clerk.judgements, _lengths(groups))
+    judgements = clerk.judgements
+    found = audit(judgements, _lengths(groups))
     return Judged(
         games=_rescored(games, judged, judging),
-        judgements=tuple(clerk.judgements),
+        judgements=judgements,
         audit=found,
         scores=_scores(judged),
         metrics=found.metrics | _means(judged),

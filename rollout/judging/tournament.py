@@ -135,6 +135,8 @@ def _means(count: int, pairs: Sequence[Pair]) -> tuple[float | None, ...]:
 
 def _expectations(count: int, pairs: Sequence[Pair]) -> tuple[float | None, ...]:
     counted = [(pair.first, pair.second, pair.share) for pair in pairs if pair.share is not None]
+    if not counted:
+        return (None,) * count
     met = sorted({i for first, second, _ in counted for i in (first, second)})
     strengths = fit(count, counted)
     return tuple(
