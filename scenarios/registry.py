@@ -22,9 +22,11 @@ def _games() -> dict[str, Family[Any, Any]]:
 
 @cache
 def _contests() -> dict[str, Family[Any, Any]]:
+    from sparring.scenarios.contests.comedy import Comedy
     from sparring.scenarios.contests.debate import Debate, DebateRounds
+    from sparring.scenarios.contests.recipes import Recipes
 
-    found: tuple[Family[Any, Any], ...] = (Debate(), DebateRounds())
+    found: tuple[Family[Any, Any], ...] = (Debate(), DebateRounds(), Comedy(), Recipes())
     return {contest.name: contest for contest in found}
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 import msgspec
 
 from sparring.scenarios.commit import Line
-from sparring.scenarios.contests.answer import escape_entry, fold, format_reward, is_hollow, read_answer
+from sparring.scenarios.contests.answer import escape_entry, format_reward, is_hollow, read_answer, words
 from sparring.scenarios.contests.topics import Topic, content_words, is_held_out, one_line
 from sparring.scenarios.errors import ScenarioError
 from sparring.scenarios.family import Certificate, Family, Record, Rejected, Setup, Split, Stage
@@ -139,8 +139,8 @@ class Contest(Family[Pub, NoSecret], Generic[Pub, Top]):
         )
 
     def is_answer(self, public: Pub, text: str) -> bool:
-        """Whether the text gives a judge anything to read: not empty, not boiler-plate, not the topic and nothing else."""
-        return not is_hollow(text) and fold(text) != fold(self.subject(public))
+        """Whether the text gives a judge anything to read: not empty, not boiler-plate, not the topic's words and nothing else."""
+        return not is_hollow(text) and not set(words(text)) <= set(words(self.subject(public)))
 
     @cached_property
     def all_topics(self) -> tuple[Top, ...]:

@@ -21,7 +21,7 @@ from sparring.scenarios.scenario import Tags
 
 SIDES = ("pro", "con")
 MAX_ROUNDS = 8
-FAR_WORDS = 9
+FAR_WORDS = 10
 """A motion of so many words belongs to the held-out range."""
 SCENES: Mapping[str, tuple[str, str]] = {
     "school debate": ("A school debate. The motion: {}.", "education"),

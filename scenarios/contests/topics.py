@@ -24,9 +24,10 @@ _SMALL_WORDS = frozenset(
     re.findall(
         r"\w+",
         """a about after again all an and any anyone are as at be because been before being but by can could do does every
-        everyone for from had has have he her his how if in into is it its just keep like may more most must my never no not nobody
-        of off on one only or other our out over own she should so some than that the their them then there they this to too
-        under until up very was we were what when where which while who whose why will with without would you your""",
+        everyone for from had has have he her his how if in into is it its just keep like may more most must my never no
+        not nobody of off on one only or other our out over own she should so some than that the their them then there
+        they this to too under until up very was we were what when where which while who whose why will with without
+        would you your""",
     )
 )
 """Words that carry no subject."""
