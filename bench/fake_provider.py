@@ -9,6 +9,7 @@ from sparring.bench.provider.ask import Ask as Ask
 from sparring.bench.provider.ask import Reply as Reply
 from sparring.bench.provider.ask import count_tokens as count_tokens
 from sparring.bench.provider.ask import prompt_tokens as prompt_tokens
+from sparring.bench.provider.batches import BatchPlan as BatchPlan
 from sparring.bench.provider.faults import Fault as Fault
 from sparring.bench.provider.faults import Faults as Faults
 from sparring.bench.provider.latency import Latency as Latency

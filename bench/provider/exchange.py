@@ -61,8 +61,12 @@ def write_answer(ask: Ask, reply: Reply, fault: Fault | None) -> Answer:
     return Answer(text, ending, prompt, completion, reported.get(fault, (prompt, completion)))
 
 
+def error_message(fault: Fault) -> str:
+    return MESSAGE.get(fault, MESSAGE[Fault.SERVER_ERROR])
+
+
 def error_body(wire: Wire, fault: Fault, status: int) -> bytes:
-    return HTML if fault is Fault.BAD_GATEWAY else encode(wire.error(status, MESSAGE[fault]))
+    return HTML if fault is Fault.BAD_GATEWAY else encode(wire.error(status, error_message(fault)))
 
 
 async def play_out(request: web.Request, wire: Wire, fate: Fate, admission: Admission, scale: float) -> web.StreamResponse:

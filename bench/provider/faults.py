@@ -53,6 +53,11 @@ class Fault(StrEnum):
         return self not in UNBILLED
 
     @property
+    def breaks(self) -> bool:
+        """Whether the answer is lost on its way. In a batch nothing is: there it is a 500, and not billed."""
+        return self in (Fault.TIMEOUT, Fault.DISCONNECT, Fault.CUT, Fault.MALFORMED)
+
+    @property
     def wrong_usage(self) -> bool:
         """Whether the answer itself is good, and only its usage is wrong."""
         return self.value.startswith("usage_")

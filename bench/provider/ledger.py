@@ -17,6 +17,9 @@ from sparring.bench.provider.faults import Fault
 ANSWERED, LIMITED, REJECTED = "answered", "limited", "rejected"
 """Outcomes beside the faults: a good answer, a 429 for a limit that was really met, a request that no provider would take."""
 
+BATCH_SHARE = 0.5
+"""Of the price, what a request in a batch costs."""
+
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
     """US dollars a million tokens."""
@@ -73,8 +76,8 @@ class Ledger:
         >>> provider.ledger.total.dollars, provider.ledger.models["gpt-4o-mini"].outcomes
     """
 
-    def __init__(self, prices: Mapping[str, Price] | None = None, batch_share: float = 0.5) -> None:
-        self._prices, self._batch_share = dict(prices or {}), batch_share
+    def __init__(self, prices: Mapping[str, Price] | None = None) -> None:
+        self._prices = dict(prices or {})
         self.models: dict[str, ModelCount] = {}
         self.in_flight = self.peak_in_flight = self.connections = self.abandoned = self.batches = self.files = 0
         self._seen: Counter[tuple[str, str]] = Counter()
@@ -113,8 +116,7 @@ class Ledger:
 
     def dollars(self, model: str, prompt: int, completion: int, *, batched: bool = False) -> float:
         """What these tokens cost."""
-        share = self._batch_share if batched else 1.0
-        return share * self._prices.get(model, Price()).dollars(prompt, completion)
+        return (BATCH_SHARE if batched else 1.0) * self._prices.get(model, Price()).dollars(prompt, completion)
 
     @contextmanager
     def open_request(self) -> Iterator[None]:
@@ -137,7 +139,7 @@ class Ledger:
         count.repeats += self._seen[key] > 0
         self._seen[key] += 1
         count.batched += batched
-        if fault is None or fault.billed:
+        if fault is None or (fault.billed and not (batched and fault.breaks)):
             count.billed += 1
             count.prompt_tokens += prompt
             count.completion_tokens += completion

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from sparring.bench.provider.ask import Ask, Reply
-from sparring.bench.provider.judges import judge, verdict_of
+from sparring.bench.provider.judges import judge, verdict_property
 from sparring.bench.provider.latency import RehearsalError
 from sparring.bench.provider.schema import WORDS, conforming
 
@@ -59,7 +59,7 @@ def debater(ask: Ask) -> str:
 
 def auto(ask: Ask) -> str:
     """Whatever the request seems to want: a verdict, a move in a game, a contest's answer, JSON, or a short text."""
-    if verdict_of(ask.schema) is not None:
+    if verdict_property(ask.schema):
         return judge("quality")(ask)
     if ask.schema is None and COMMIT.search(ask.text):
         return negotiator(ask)
@@ -119,9 +119,11 @@ def _split(ask: Ask) -> str:
 
 
 def _dilemma(ask: Ask) -> str:
-    """The first of the two moves, or the second, by the seed."""
+    """One of the two moves, by the seed; a sentence first where the rules ask for one."""
+    if "each says one" in ask.text and not ask.last("assistant"):
+        return "Let us both do well."
     moves = re.findall(r"MOVE: (\w+)", ask.text)[:2]
-    return f"Let us do well, both of us.\nMOVE: {ask.rng.choice(moves)}" if moves else "Let us see."
+    return f"MOVE: {ask.rng.choice(moves)}" if moves else "Let us see."
 
 
 def _bid(ask: Ask) -> str:

@@ -24,7 +24,8 @@ from aiohttp import web
 
 from sparring.bench.provider.anthropic_wire import AnthropicWire
 from sparring.bench.provider.ask import Ask, BadRequest, Reply
-from sparring.bench.provider.exchange import Fate, play_out, write_answer
+from sparring.bench.provider.batches import BATCHED, Batches, BatchPlan
+from sparring.bench.provider.exchange import STATUS, Fate, error_message, play_out, write_answer
 from sparring.bench.provider.faults import Fault, Faults, fault_named
 from sparring.bench.provider.latency import Latency, RehearsalError
 from sparring.bench.provider.ledger import LIMITED, REJECTED, Ledger, Price
@@ -64,6 +65,7 @@ class FakeProvider:
         models: Sequence[str] = (),
         api_key: str = "",
         script: Sequence[str] = (),
+        batch: BatchPlan | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         clock: Callable[[], float] = time.monotonic,
@@ -77,6 +79,7 @@ class FakeProvider:
         self._script = [fault_named(kind) for kind in script]
         self._host, self._port = host, port
         self._limiter = Limiter(limit or RateLimit(), scale, clock)
+        self._batches = Batches(batch or BatchPlan(), self._batched, self.ledger)
         self._sockets: set[Any] = set()
         self._runner: web.AppRunner | None = None
 
@@ -134,10 +137,11 @@ class FakeProvider:
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=MOST_BYTES, middlewares=[self._watch])
-        app.router.add_post("/v1/chat/completions", self._completions(OpenAIWire()))
+        app.router.add_post(BATCHED, self._completions(OpenAIWire()))
         app.router.add_post("/v1/messages", self._completions(AnthropicWire()))
         app.router.add_get("/v1/models", self._list_models)
         app.router.add_get("/ledger", self._show_ledger)
+        app.router.add_routes(self._batches.routes())
         return app
 
     @web.middleware
@@ -202,6 +206,20 @@ class FakeProvider:
         answer = write_answer(ask, self._reply, fault)
         self.ledger.served(ask.model, body, fault, answer.prompt_tokens, answer.completion_tokens, batched=batched)
         return Fate(ask, fault, answer, seconds, f"{body[:20]}{came_before:04d}")
+
+    def _batched(self, body: Any) -> tuple[int, Any]:
+        """One request of a batch. What would break a connection is an error 500 here, for which nothing is billed."""
+        wire = OpenAIWire()
+        try:
+            ask = self._parse(encode(body), wire)
+        except BadRequest as error:
+            self.ledger.turned_away(error.model, REJECTED)
+            return error.status, wire.error(error.status, str(error))
+        fate = self._decide(ask, encode(body), batched=True)
+        if fate.fault is not None and (not fate.fault.billed or fate.fault.breaks):
+            status = STATUS.get(fate.fault, 429 if fate.fault is Fault.RATE_LIMITED else 500)
+            return status, wire.error(status, error_message(fate.fault))
+        return 200, wire.body(fate.ask, fate.answer, fate.ident)
 
     async def _list_models(self, request: web.Request) -> web.Response:
         data = [{"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "sparring"} for name in self._listed]

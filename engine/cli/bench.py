@@ -89,3 +89,85 @@ def engine(
     notices().print(f"written to {path}")
     if found.failed:
         raise typer.Exit(FAILED)
+
+
+@app.command(
+    epilog=examples(
+        "sparring bench provider --port 8787 --p50 2 --p99 20 --scale 0.05 --faults 0.3",
+        "sparring bench provider --rpm 500 --tpm 200000 --price gpt-4o-mini=0.15,0.6",
+        "sparring bench provider --reply judge:longest --faults 0.1 --fault timeout --fault cut=2",
+    )
+)
+def provider(
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Where to listen; 0 takes a free port.")
+    ] = 8787,
+    p50: Annotated[float, typer.Option("--p50", metavar="SECONDS", help="Median time to an answer.")] = 2.0,
+    p99: Annotated[float, typer.Option("--p99", metavar="SECONDS", help="99th percentile; between them it is lognormal.")] = 20.0,
+    scale: Annotated[
+        float,
+        typer.Option(
+            "--scale", metavar="X", help="How long a second of the provider lasts: 0.05 rehearses an hour in 3 minutes."
+        ),
+    ] = 1.0,
+    faults: Annotated[float, typer.Option("--faults", metavar="SHARE", help="Share of requests that go wrong, 0 to 1.")] = 0.0,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option("--fault", metavar="KIND[=WEIGHT]", help="Only these kinds go wrong; every kind by default. Repeatable."),
+    ] = None,
+    rpm: Annotated[float, typer.Option("--rpm", metavar="N", help="Requests a minute and model; 0 sets no limit.")] = 0.0,
+    tpm: Annotated[float, typer.Option("--tpm", metavar="N", help="Tokens a minute and model; 0 sets no limit.")] = 0.0,
+    reply: Annotated[
+        str,
+        typer.Option(
+            "--reply",
+            metavar="NAME",
+            help="What it says: auto (whatever is asked for), short, echo, negotiator, debater, judge, judge:first, "
+            "judge:longest, judge:random, judge:tie.",
+        ),
+    ] = "auto",
+    price: Annotated[
+        list[str] | None,
+        typer.Option("--price", metavar="MODEL=IN,OUT", help="Dollars a million tokens, over the prices that ship. Repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of latency, faults and answers.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Rehearse a run's cost and speed: a fake OpenAI and Anthropic on this machine, with latency, faults, rate limits and a bill.
+
+    Start it, then train in another terminal with the two settings that it prints; keys are not needed, and nothing leaves
+    the machine:
+
+    `sparring train --task debate --judge openai:gpt-4o-mini --set 'remote.endpoints.openai={base_url="http://127.0.0.1:8787/v1"}'`
+
+    Ctrl-C stops it and shows what it was asked and what that would have cost (tokens are estimated at four bytes each).
+    Answers that never arrive are billed too: timeouts, cut, malformed, empty and refused ones. A 429 or 5xx is not.
+    With --scale 0.05 divide the run's own timeouts by 20 as well: `--set remote.timeout=3`.
+    """
+    import asyncio
+
+    try:
+        from sparring.bench.fake_provider import FakeProvider, Faults, Latency, RateLimit
+        from sparring.bench.provider.serve import bill, listed_prices, read_prices, read_weights, serve
+    except ModuleNotFoundError as error:
+        if error.name != "aiohttp":
+            raise
+        notices().print("sparring: the fake provider needs aiohttp: pip install 'sparring[rehearse]'")
+        raise typer.Exit(2) from error
+
+    fake = FakeProvider(
+        Faults(rate=faults, kinds=read_weights(fault)) if fault else Faults(rate=faults),
+        Latency(p50=p50, p99=p99),
+        limit=RateLimit(requests_per_minute=rpm, tokens_per_minute=tpm),
+        scale=scale,
+        seed=seed,
+        reply=reply,
+        prices=listed_prices() | read_prices(price or ()),
+        port=port,
+    )
+    totals = asyncio.run(serve(fake, notices().print))
+    if as_json:
+        print_json(totals)
+    else:
+        for line in bill(totals):
+            print(line)
