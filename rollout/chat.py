@@ -101,7 +101,7 @@ class ChatFormat:
 
     def opening(self, instructions: str, heard: Sequence[Message]) -> list[int]:
         """The ids before the first answer: one user message with the instructions and a line for each message heard so far."""
-        lines = "\n".join((instructions, *map(_line, heard)))
+        lines = "\n".join((instructions, *map(line, heard)))
         return self._encode(self._opening, lines)
 
     def reply(self, heard: Sequence[Message], finished: bool) -> list[int]:
@@ -109,7 +109,7 @@ class ChatFormat:
 
         `finished` says that the sampled ids ended with `turn_end`, which is then not repeated.
         """
-        ids = self._encode(self._reply, "\n".join(map(_line, heard)) or SILENCE)
+        ids = self._encode(self._reply, "\n".join(map(line, heard)) or SILENCE)
         return ids if finished else [self.turn_end, *ids]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -169,7 +169,8 @@ class ChatFormat:
                 raise RolloutError(f"the tokenizer reads the plain text {content!r} as a special token: use another tokenizer")
 
 
-def _line(message: Message) -> str:
+def line(message: Message) -> str:
+    """A message as models read it."""
     return f"{message.author}: {message.text}"
 
 

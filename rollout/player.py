@@ -1,6 +1,6 @@
 """Who sits at the table: scripted players and policies. One object plays one seat of one game.
 
-`Seating` turns the specs of a deal ("policy", "base", "policy:NAME", "script:NAME") into players. Running games is
+`Seating` turns the specs of a deal ("policy", "base", "policy:NAME", "script:NAME", a model's) into players. Running games is
 `runner.py`'s business, and what a model reads is `chat.py`'s.
 """
 
@@ -17,6 +17,8 @@ import msgspec
 from sparring.rollout.chat import ChatFormat
 from sparring.rollout.errors import PlayerError, RolloutError
 from sparring.rollout.player_spec import parse_player as parse_player
+from sparring.rollout.remote.call import ChatModel
+from sparring.rollout.remote.config import ChatSampling
 from sparring.rollout.sampler import Sampler, SampleRequest
 from sparring.rollout.trajectory import Deal, Trajectory
 from sparring.scenarios import registry
@@ -56,7 +58,8 @@ class Player(Protocol):
     """Whether `act` waits for anything; one that does not is asked in turn even where seats move at once."""
 
     async def act(self, table: Table) -> Reply:
-        """The next message. A `PlayerError`, `OSError` or other `ValueError` voids the game."""
+        """The next message. A `PlayerError`, `OSError` or other `ValueError` voids the game, but for those that end the run:
+        `BudgetError`, `CassetteError` and `RemoteError`."""
         ...
 
     def trajectory(self, outcome: Outcome) -> Trajectory | None:
@@ -208,9 +211,10 @@ def find_strategy(family: str, name: str) -> Strategy:
 
 @dataclass(frozen=True, kw_only=True)
 class Seating:
-    """A `PlayerFactory` over one sampler. Without a sampler only scripts can sit down.
+    """A `PlayerFactory` over one sampler. Without a sampler only scripts can sit down, and models elsewhere.
 
-    `adapter` is the published adapter that "policy" stands for; `None` seats the base model there.
+    `adapter` is the published adapter that "policy" stands for; `None` seats the base model there. `remote` answers for models
+    elsewhere, which sample as `partner` says; `phase` tells deals of one id in different phases of a run apart for them.
 
     Example:
         >>> seating = Seating(sampler=generator, chat=ChatFormat(tokenizer), adapter="policy")
@@ -221,12 +225,24 @@ class Seating:
     chat: ChatFormat | None = None
     adapter: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
+    remote: ChatModel | None = None
+    partner: ChatSampling = field(default_factory=ChatSampling)
+    phase: str = ""
 
     def __call__(self, deal: Deal, seat: str) -> Player:
         spec = parse_player(deal.players[seat])
         if spec.kind == "script":
             return ScriptedPlayer(find_strategy(deal.scenario.family, spec.name), deal.seed, seat)
+        if spec.kind == "model":
+            return self._seat_model(deal, seat)
         if self.sampler is None or self.chat is None:
             raise RolloutError(f"{deal.players[seat]!r} needs a model: give Seating a sampler and a chat format")
         adapter = None if spec.kind == "base" else spec.name or deal.member or self.adapter
         return PolicyPlayer(self.sampler, self.chat, deal, seat, adapter=adapter, sampling=self.sampling)
+
+    def _seat_model(self, deal: Deal, seat: str) -> Player:
+        from sparring.rollout.remote.chat_player import ChatPlayer  # which is a `Player` itself
+
+        if self.remote is None:
+            raise RolloutError(f"{deal.players[seat]!r} is a model elsewhere: give Seating a `remote` to call it through")
+        return ChatPlayer(self.remote, deal.players[seat], deal, seat, sampling=self.partner, phase=self.phase)

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
 
-from sparring.rollout.errors import BudgetError, RolloutError
+from sparring.rollout.errors import BudgetError, CassetteError, RemoteError, RolloutError
 from sparring.rollout.player import Player, PlayerFactory, Reply, Table
 from sparring.rollout.trajectory import Deal, Game
 from sparring.scenarios.game import GameState
@@ -20,6 +20,8 @@ from sparring.scenarios.outcome import Outcome, Reason, Verdict
 FAILURES = (ValueError, OSError)
 """What a player may raise without ending the run: `PlayerError` is a `ValueError`, `TimeoutError` an `OSError`."""
 
+FATAL = (BudgetError, CassetteError, RemoteError)
+"""Failures that every further game would meet too: they end the run, though they are `ValueError`s."""
 
 Admit = Callable[[Deal], AbstractAsyncContextManager[None]]
 
@@ -147,6 +149,8 @@ async def _take_turns(game: GameState, seated: dict[str, Player]) -> None:
 async def _ask(game: GameState, seat: str, player: Player) -> Reply:
     try:
         return await player.act(Table(game, seat))
+    except FATAL:
+        raise
     except FAILURES as error:
         raise _SeatFailed(f"{seat} failed: {type(error).__name__}: {error}") from error
 

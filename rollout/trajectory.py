@@ -20,7 +20,7 @@ class Deal(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     scenario: Scenario
     players: dict[str, str]
-    """Seat to player spec: "policy" (the trained adapter), "policy:NAME", "base", or "script:NAME"."""
+    """Seat to player spec: "policy" (the trained adapter), "policy:NAME", "base", "script:NAME", or a model's."""
     seed: int
     member: str = ""
     """Of a population: whose adapter "policy" stands for here; "" where one policy is trained."""

@@ -13,7 +13,7 @@ import pytest
 from sparring.rollout.chat import ChatFormat
 from sparring.rollout.errors import RolloutError
 from sparring.rollout.player import PolicyPlayer, Sampling, ScriptedPlayer, Seating, Table, find_strategy, turn_seed
-from sparring.rollout.player_spec import PlayerSpec, parse_player, scripts_of
+from sparring.rollout.player_spec import PlayerSpec, is_model, parse_player, scripts_of
 from sparring.rollout.runner import play_game
 from sparring.rollout.trajectory import Deal, Game
 from sparring.scenarios.family import View
@@ -184,9 +184,25 @@ def test_specs() -> None:
     assert scripts_of({"a": "script:linear", "b": "policy", "c": "base"}) == {"a": "linear"}
 
 
-@pytest.mark.parametrize("spec", ["", "Policy", "policy:", "base:x", "script", "script:", "openai:gpt", " policy"])
+@pytest.mark.parametrize(
+    "spec", ["gpt-4o-mini", "openai:gpt-4o", "anthropic:x", "mine:org/name:7b", "local:/models/tiny", "gpt-4o-2024-08-06"]
+)
+def test_a_model_elsewhere_keeps_its_whole_spec(spec: str) -> None:
+    """Which endpoints there are is the settings' word, so any prefix may be one."""
+    assert parse_player(spec) == PlayerSpec("model", spec)
+    assert is_model(spec)
+
+
+@pytest.mark.parametrize("spec", ["policy", "base", "policy:x", "script:x", "", "unheard-of", "embedded-rubric"])
+def test_what_is_no_model(spec: str) -> None:
+    assert not is_model(spec)
+
+
+@pytest.mark.parametrize("spec", ["", "Policy", "policy:", "base:x", "script", "script:", "openai:", " policy", "x y:z", ":x"])
 def test_an_unknown_spec_names_the_choices(spec: str) -> None:
-    with pytest.raises(RolloutError, match='choose "policy", "base", "policy:NAME" or "script:NAME"'):
+    with pytest.raises(
+        RolloutError, match='choose "policy", "base", "policy:NAME", "script:NAME" or a model such as "openai:gpt-4o"'
+    ):
         parse_player(spec)
 
 
