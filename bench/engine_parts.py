@@ -22,8 +22,8 @@ from sparring.engine.deal import deal
 from sparring.engine.engine import POLICY, Engine
 from sparring.engine.fence import Fence, FenceReport
 from sparring.engine.generator import Generator
+from sparring.engine.members import trained_on
 from sparring.engine.memory.model_shape import ModelShape
-from sparring.engine.train import trained_on
 from sparring.engine.vllm import layout as adapter_layout
 from sparring.engine.vllm.generator import VllmGenerator
 from sparring.learner.learner import Learner

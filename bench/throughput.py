@@ -18,8 +18,8 @@ import torch
 from sparring.engine.config import RunConfig, partner_specs
 from sparring.engine.deal import deal
 from sparring.engine.engine import POLICY, Engine
+from sparring.engine.members import trained_on
 from sparring.engine.run.summary import Clock, throughput
-from sparring.engine.train import trained_on
 from sparring.rollout.player import Seating
 from sparring.rollout.progress import Progress
 from sparring.rollout.runner import play

@@ -17,8 +17,8 @@ from sparring.engine.deal import deal
 from sparring.engine.engine import POLICY, Engine
 from sparring.engine.errors import ConfigError
 from sparring.engine.fence import Fence
+from sparring.engine.members import trained_on
 from sparring.engine.models import load_model, resolve_device
-from sparring.engine.train import trained_on
 from sparring.learner.adapter import load_adapter
 from sparring.learner.learner import STATE_FILE, Learner
 from sparring.learner.lora import fingerprint_model

@@ -13,13 +13,16 @@ import msgspec
 from msgspec import Meta
 
 from sparring.engine.errors import ConfigError
+from sparring.engine.evaluation.decline import DeclineConfig
 from sparring.engine.fence import FenceConfig
 from sparring.engine.settings import load_config
 from sparring.engine.vllm.config import MemoryConfig, VllmConfig
 from sparring.learner.learner import LearnerConfig
 from sparring.rollout.errors import RolloutError
+from sparring.rollout.judging.config import JudgingConfig
 from sparring.rollout.player import Sampling, find_strategy
 from sparring.rollout.player_spec import parse_player
+from sparring.rollout.remote.config import RemoteConfig
 from sparring.scenarios import registry
 from sparring.scenarios.errors import ScenarioError
 from sparring.scenarios.family import Split
@@ -31,6 +34,7 @@ Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 TRAINING_SCRIPTS = "scripts"
 UNSEEN_SCRIPT = "unseen"
+MEMBERS = "members"
 
 
 class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,6 +52,10 @@ class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Draws the scenarios and everything random in their games."""
     control: bool = True
     """Also play every game with the policy reading another instance's private values: what gain remains is value-blind."""
+    every: NonNegative = 0
+    """Steps between evaluations of a run's contests; 0 measures at the end alone. The best adapter so far is kept."""
+    decline: DeclineConfig = DeclineConfig()
+    """When a run stops because its held-out win rate has fallen from its best; it then ends with the best adapter."""
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,9 +83,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """CPU threads of PyTorch; 0 leaves it to PyTorch. On a busy machine more threads than free cores are far slower than one."""
 
     families: tuple[str, ...] = msgspec.field(default_factory=registry.names)
-    """The families of games to train and evaluate on."""
+    """The families of games, and the contests, to train and evaluate on."""
     partners: tuple[str, ...] = (TRAINING_SCRIPTS,)
-    """Who sits across: "scripts" (each family's training scripts), "script:NAME", "base", "policy" (self-play), "policy:NAME"."""
+    """Who sits across: "scripts" (each family's training scripts), "script:NAME", "base", "policy" (self-play), "policy:NAME",
+    "members" (another policy of the population), or a model elsewhere such as "gpt-4o"."""
+    population: Annotated[int, Meta(ge=1, le=16)] = 1
+    """Policies trained side by side on the one base model, each with its own adapter and optimiser; in contests they meet."""
     iterations: Count = 60
     scenarios_per_step: Count = 16
     games_per_scenario: Annotated[int, Meta(ge=2)] = 8
@@ -93,6 +104,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     sampling: Sampling = Sampling()
     learner: LearnerConfig = LearnerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    judging: JudgingConfig = JudgingConfig()
+    remote: RemoteConfig = RemoteConfig()
     fence: FenceConfig = FenceConfig()
     vllm: VllmConfig = VllmConfig()
     memory: MemoryConfig = MemoryConfig()
@@ -109,6 +122,11 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         self._check_partners()
         self._check_sampling()
         self._check_schedule()
+        self._check_population()
+        try:
+            self.judging.check()
+        except RolloutError as error:
+            raise ConfigError(str(error)) from error
         if self.quantization != "none" and self.generator == "torch":
             raise ConfigError(
                 f'quantization = "{self.quantization}" is not for the embedded generator, which merges weights: set '
@@ -124,11 +142,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             )
 
     def _check_families(self) -> None:
+        known = (*registry.names(), *registry.contests())
         if not self.families:
-            raise ConfigError(f"families is empty: name some of {', '.join(registry.names())}")
+            raise ConfigError(f"families is empty: name some of {', '.join(known)}")
         for family in self.families:
-            if family not in registry.names():
-                raise ConfigError(f"families: there is no {family!r}: choose from {', '.join(registry.names())}")
+            if family not in known:
+                raise ConfigError(f"families: there is no {family!r}: choose from {', '.join(known)}")
         if len(set(self.families)) < len(self.families):
             raise ConfigError("families names one twice: name each once")
 
@@ -154,6 +173,16 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"sampling.max_tokens = {sampling.max_tokens} must be at least 1 and below sampling.context = {sampling.context}"
             )
 
+    def _check_population(self) -> None:
+        if self.population == 1 and MEMBERS in self.partners:
+            raise ConfigError('partners: "members" needs a population of at least 2')
+        if MEMBERS in self.evaluation.partners:
+            raise ConfigError('evaluation.partners: "members" change as they train: name partners that stay as they are')
+        if self.population > self.vllm.max_adapters and self.generator == "vllm":
+            raise ConfigError(
+                f"vllm.max_adapters = {self.vllm.max_adapters} is too few for a population of {self.population}: set it to that"
+            )
+
     def _check_schedule(self) -> None:
         learner, updates = self.learner, self.updates
         if learner.schedule == "constant":
@@ -167,6 +196,21 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(
                 f"learner.warmup_steps = {learner.warmup_steps} leaves nothing of the run's {updates} updates: set it lower"
             )
+
+    @property
+    def games(self) -> tuple[str, ...]:
+        """The families that a referee decides."""
+        return tuple(family for family in self.families if family in registry.names())
+
+    @property
+    def contests(self) -> tuple[str, ...]:
+        """The families that judges decide."""
+        return tuple(family for family in self.families if family in registry.contests())
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The names of the policies in training, as deals give them: "" for one that is alone."""
+        return ("",) if self.population == 1 else tuple(f"policy-{number}" for number in range(1, self.population + 1))
 
     @property
     def updates(self) -> int:
@@ -201,6 +245,8 @@ def partner_specs(family: str, partners: Sequence[str]) -> tuple[str, ...]:
             specs += [f"script:{name}" for name in registry.get(family).partners]
         elif partner == UNSEEN_SCRIPT:
             specs.append(f"script:{registry.get(family).unseen_partner}")
+        elif partner == MEMBERS:
+            specs.append(partner)
         else:
             parsed = parse_player(partner)
             if parsed.kind == "script":
@@ -209,3 +255,20 @@ def partner_specs(family: str, partners: Sequence[str]) -> tuple[str, ...]:
     if not specs:
         raise RolloutError('nobody sits across the table: name a partner, such as "scripts"')
     return tuple(dict.fromkeys(specs))
+
+
+def models_elsewhere(config: RunConfig) -> tuple[str, ...]:
+    """The specs of all models that a run calls besides its policy: partners, judges, the comparison; each once."""
+    specs = [*config.partners, *config.evaluation.partners]
+    if config.contests:
+        judging = config.judging
+        specs += [judge.model for judge in judging.judges]
+        specs += [judging.evaluation_judge, judging.reasoning_judge, judging.comparison]
+    return tuple(dict.fromkeys(spec for spec in specs if _is_model(spec)))
+
+
+def _is_model(spec: str) -> bool:
+    try:
+        return parse_player(spec).kind == "model"
+    except RolloutError:  # "scripts", "embedded" and the like
+        return False

@@ -6,6 +6,7 @@ Games whose partner is somewhere else go on; a seat that the policy plays waits 
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 
 from sparring.engine.generator import Generator
 from sparring.rollout.sampler import Sample, Sampler, SampleRequest
@@ -27,6 +28,7 @@ class Gate(Sampler):
         self._drained = asyncio.Event()
         self._drained.set()
         self._inside = 0
+        self._opened_at = self._busy_before = 0.0
 
     async def sample(self, request: SampleRequest) -> Sample:
         await self._opened.wait()
@@ -43,9 +45,15 @@ class Gate(Sampler):
         self._generator.end_session(session)
 
     def open(self) -> None:
+        self._opened_at, self._busy_before = perf_counter(), self._generator.stats.seconds
         self._opened.set()
 
-    async def shut(self) -> None:
-        """Lets nothing more in, and waits for the messages that are being written."""
+    async def shut(self) -> float:
+        """Lets nothing more in, and waits for the messages that are being written.
+
+        Returns the share of the time since `open` in which the generator computed nothing.
+        """
         self._opened.clear()
         await self._drained.wait()
+        passed, busy = perf_counter() - self._opened_at, self._generator.stats.seconds - self._busy_before
+        return max(0.0, 1 - busy / passed) if passed else 0.0

@@ -41,11 +41,14 @@ class Progress:
         console: Console | None = None,
         line_seconds: float = 10.0,
         clock: Callable[[], float] = time.perf_counter,
+        note: Callable[[], str] | None = None,
     ) -> None:
-        """`stats` may already hold games. `line_seconds` is the time between plain lines."""
+        """`stats` may already hold games. `line_seconds` is the time between plain lines. `note` is read anew each time and put
+        after the figures, where it is not empty."""
         self.title, self.total, self.quiet = title, total, quiet
         self.stats = RolloutStats(clock=clock) if stats is None else stats
         self._console = console or Console(stderr=True)
+        self._note = note
         self._clock, self._drawn, self._line_seconds = clock, clock(), line_seconds
         self._live = _live_display(self._console) if self._console.is_terminal and not quiet else None
         self._shown = self.stats.games
@@ -74,6 +77,7 @@ class Progress:
         parts += [f"{stats.tokens_per_second:,.0f} tokens/s"] if stats.sampled_tokens else []
         parts += [f"{stats.games_per_hour:,.0f} games/h"]
         parts += [f"{stats.failed} failed"] if stats.failed else []
+        parts += [said] if self._note is not None and (said := self._note()) else []
         return ", ".join(parts)
 
     def _draw(self) -> None:

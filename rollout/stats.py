@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -81,13 +81,22 @@ class RolloutStats:
     def add(self, game: Game) -> None:
         self.games += 1
         self.failed += game.error is not None
+        self._count(game)
+        self.sampled_tokens += game.sampled_tokens
+        self.truncated += sum(trajectory.truncated for trajectory in game.trajectories)
+        self._last = self._clock()
+
+    def _count(self, game: Game) -> None:
         for seat, spec in game.players.items():
             if spec == self.subject:
                 self.tally.add(game.outcomes[seat])
                 self.families.setdefault(game.scenario.family, Tally()).add(game.outcomes[seat])
-        self.sampled_tokens += game.sampled_tokens
-        self.truncated += sum(trajectory.truncated for trajectory in game.trajectories)
-        self._last = self._clock()
+
+    def recount(self, games: Iterable[Game]) -> None:
+        """Counts the verdicts again: judges have decided what was open."""
+        self.tally, self.families = Tally(), {}
+        for game in games:
+            self._count(game)
 
     @property
     def seconds(self) -> float:

@@ -13,7 +13,6 @@ from sparring.engine.engine import POLICY, Engine
 from sparring.engine.evaluation.compare import Report, compare
 from sparring.engine.evaluation.evaluate import arrange, evaluate, held_out
 from sparring.engine.evaluation.figures import Evaluation
-from sparring.rollout.player import Seating
 from sparring.rollout.progress import Progress
 from sparring.rollout.trajectory import Game
 
@@ -53,13 +52,13 @@ async def appraise(engine: Engine, *, adapter: str, quiet: bool = False, on_game
     """
     config = engine.config
     wanted = config.evaluation
-    scenarios = held_out(config.families, wanted.scenarios, split=wanted.split, seed=wanted.seed)
+    scenarios = held_out(config.games, wanted.scenarios, split=wanted.split, seed=wanted.seed)
 
     async def side(name: str, policy: str | None, *, shuffled: bool) -> Evaluation:
         matches = arrange(
             scenarios, partners=wanted.partners, games=wanted.games, seed=wanted.seed, shuffled=shuffled, label=name
         )
-        seating = Seating(sampler=engine.generator, chat=engine.chat, adapter=policy, sampling=config.sampling)
+        seating = engine.seating(policy)
         with Progress(f"evaluate {name}", total=len(matches), quiet=quiet) as progress:
 
             def show(game: Game) -> None:

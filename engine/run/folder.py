@@ -7,6 +7,7 @@ business; this file owns where it lies and which one is the latest that can be t
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import itertools
@@ -29,6 +30,8 @@ from sparring.learner.files import write_folder
 from sparring.scenarios.database import explained
 
 CONFIG, DATABASE, CHECKPOINTS, ADAPTER, SUMMARY = "config.toml", "run.db", "checkpoints", "adapter", "summary.json"
+ADAPTERS, BEST = "adapters", "best"
+"""A population's adapters, each in a folder of its own, and the best one of the evaluations on the way."""
 LOCK = ".lock"
 MANIFEST = "checkpoint.json"
 
@@ -88,7 +91,8 @@ class RunFolder:
             lock = _take_lock(path)
             (path / CHECKPOINTS).mkdir(exist_ok=True)
             _tidy(path / CHECKPOINTS, ".")
-            _tidy(path, f".{ADAPTER}")
+            for name in (ADAPTER, ADAPTERS, BEST):
+                _tidy(path, f".{name}.")
         return cls(path, lock, read_only=False)
 
     @classmethod
@@ -107,6 +111,18 @@ class RunFolder:
         """Gives the lock back; a second time is fine."""
         self.database.close()
         self._unlock()
+
+    def discard(self) -> None:
+        """Takes back a run in which nothing was played, so that the same command may be given again."""
+        self.database.close()
+        for path in (self.database.path, *(self.database.path.with_name(DATABASE + end) for end in ("-wal", "-shm"))):
+            path.unlink(missing_ok=True)
+        self.config_path.unlink(missing_ok=True)
+        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+        (self.path / LOCK).unlink(missing_ok=True)
+        self._unlock()
+        with contextlib.suppress(OSError):  # it was there before, and holds something else
+            self.path.rmdir()
 
     @property
     def config_path(self) -> Path:
@@ -148,16 +164,25 @@ class RunFolder:
 
     def publish_adapter(self, files: Mapping[str, bytes]) -> Path:
         """Replaces the latest adapter."""
-        with _explained(f"save the adapter {self.adapter_path}"):
-            _put_folder(self.adapter_path, files)
-        return self.adapter_path
+        return self.publish(ADAPTER, files)
+
+    def publish(self, name: str, files: Mapping[str, bytes]) -> Path:
+        """Replaces a folder of files beside the others: another adapter than the latest, say."""
+        target = self.path / name
+        with _explained(f"save {target}"):
+            _put_folder(target, files)
+        return target
+
+    def write(self, name: str, data: bytes) -> Path:
+        """Replaces a file."""
+        path = self.path / name
+        with _explained(f"write {path}"):
+            _write_file(path, data)
+        return path
 
     def write_summary(self, summary: Mapping[str, Any] | msgspec.Struct) -> Path:
         """Replaces the summary, as indented JSON."""
-        path = self.path / SUMMARY
-        with _explained(f"write {path}"):
-            _write_file(path, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
-        return path
+        return self.write(SUMMARY, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
 
     def _unlock(self) -> None:
         if self._lock is not None:

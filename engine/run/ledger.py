@@ -25,6 +25,18 @@ _CALLS = (
 _JUDGEMENTS = "contest, judge, criterion, first, second, preference, control"
 
 
+class CallTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """All calls of a run, added up. `calls` counts what was asked, `attempts` the requests that went out for it."""
+
+    calls: int
+    attempts: int
+    failed_attempts: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+    """US dollars."""
+
+
 class Ledger(CallJournal):
     """Calls and judgements of one run.
 
@@ -71,6 +83,25 @@ class Ledger(CallJournal):
     def spent(self) -> float:
         with self._explained("read"):
             return float(self._db.execute("SELECT total(cost) FROM calls").fetchone()[0])
+
+    def totals(self) -> CallTotals | None:
+        """`None` where nothing was called."""
+        query = (
+            "SELECT count(DISTINCT digest), count(*), sum(result != 'ok'), sum(prompt_tokens), sum(completion_tokens), sum(cost) "
+            "FROM calls"
+        )
+        with self._explained("read"):
+            calls, attempts, failed, prompt, completion, cost = self._db.execute(query).fetchone()
+        if not attempts:
+            return None
+        return CallTotals(
+            calls=calls,
+            attempts=attempts,
+            failed_attempts=failed,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            cost=round(cost, 9),
+        )
 
     def attempts(self) -> list[Attempt]:
         """All of them, oldest first. Raises `RunError` at one that is damaged."""
@@ -120,6 +151,12 @@ class Ledger(CallJournal):
             )
             for row in rows
         ]
+
+    def judged(self) -> list[tuple[str, int, int]]:
+        """Where judges were asked, in the order in which they first were: phase, step, and the number of judgements."""
+        query = "SELECT phase, step, count(*) FROM judgements GROUP BY phase, step ORDER BY min(number)"
+        with self._explained("read"):
+            return [(phase, step, count) for phase, step, count in self._db.execute(query)]
 
     def _reply(self, body: str) -> ChatReply:
         try:

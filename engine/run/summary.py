@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import msgspec
 
 from sparring.engine.evaluation.compare import Report
+from sparring.engine.evaluation.contest_report import ContestReport
+from sparring.engine.run.ledger import CallTotals
 
 
 class Clock(msgspec.Struct, kw_only=True):
@@ -58,7 +60,7 @@ class Seconds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The contents of `summary.json`. `evaluation` is null where the settings ask for none."""
+    """The contents of `summary.json`. `evaluation` is of the games, `contest` of the contests; null where none was asked for."""
 
     preset: str
     seed: int
@@ -68,7 +70,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str
     """Fingerprint of the trained adapter."""
     steps: int
+    stopped: str = ""
+    """Why the run ended before its last step, where it did."""
     evaluation: Report | None
+    contest: ContestReport | None = None
+    population: dict[str, float] = {}
+    """Adapter to rating, where several were trained."""
+    calls: CallTotals | None = None
+    """Of models elsewhere, over all processes of the run."""
     throughput: Throughput
     seconds: Seconds
 

@@ -91,7 +91,7 @@ def test_a_resumed_run_makes_the_same_updates_bit_for_bit(
     played = _Loop.play
 
     async def interrupted_play(self: _Loop, *arguments: object) -> object:
-        if self.learner.steps == stop_at:
+        if self.steps == stop_at:
             raise KeyboardInterrupt
         return await played(self, *arguments)  # type: ignore[arg-type]
 
