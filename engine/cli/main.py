@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from sparring import __version__
-from sparring.engine.cli import bench, doctor, evaluation, scenarios, tiny, training
+from sparring.engine.cli import bench, doctor, evaluation, page, scenarios, tiny, training
 from sparring.engine.cli.output import printable
 from sparring.engine.errors import GeneratorStopped, Interrupted
 from sparring.scenarios.errors import SparringError
@@ -85,6 +85,7 @@ def root(
 
 training.register(app)
 evaluation.register(app)
+page.register(app)
 doctor.register(app)
 app.add_typer(scenarios.app, name="scenarios")
 app.add_typer(bench.app, name="bench")

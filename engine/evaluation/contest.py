@@ -25,7 +25,7 @@ from sparring.rollout.judging.clerk import Clerk, gather
 from sparring.rollout.judging.judge import Judgement, Preference
 from sparring.rollout.judging.panel import Panel, Vote
 from sparring.rollout.judging.score import entry_of
-from sparring.rollout.player import PlayerFactory, Seating
+from sparring.rollout.player import PlayerFactory
 from sparring.rollout.progress import Progress
 from sparring.rollout.runner import play
 from sparring.rollout.trajectory import Game
@@ -89,24 +89,22 @@ async def appraise_contests(
     judge: Panel,
     comparison: str = BASE,
     controls: int = CONTROLS,
-    seat: Callable[[str | None], PlayerFactory] | None = None,
     quiet: bool = False,
     on_game: Callable[[Game], None] | None = None,
     on_judgement: Callable[[Judgement], None] | None = None,
 ) -> ContestReport:
     """The report on the published `adapter` in the contests of `config.families`, as `config.evaluation` asks.
 
-    `seat` makes the factory in which "policy" stands for an adapter, or for the base model where it is given `None`; leave it out
-    where no model is elsewhere. `on_game` and `on_judgement` are told each game and verdict as they come.
+    `comparison` is "base", the base model's own sample under another seed, or a player spec. `on_game` and `on_judgement` are
+    told each game and verdict as they come.
 
     Raises `EvaluationError` where there is nothing to evaluate, or nothing could be played or judged.
     """
     config, wanted = engine.config, engine.config.evaluation
-    seat = seat or (lambda name: Seating(sampler=engine.generator, chat=engine.chat, adapter=name, sampling=config.sampling))
     contests = [family for family in config.families if isinstance(registry.get(family), Contest)]
     return await contend(
         held_out_topics(contests, wanted.scenarios, split=wanted.split, seed=wanted.seed),
-        Contenders(policy=seat(adapter), base=seat(None), comparison=comparison),
+        Contenders(policy=engine.seating(adapter), base=engine.seating(), comparison=comparison),
         judge,
         split=wanted.split,
         games=wanted.games,
