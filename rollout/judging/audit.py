@@ -1,7 +1,7 @@
 """The bias audit: what a step's judgements say about the judges that gave them.
 
-Owns the figures, the findings and the controls' texts. Controls are asked by `score.py`; a judge is audited by itself, so that a
-bad one in a panel is named.
+Owns the figures, the findings and the controls' texts. Controls are asked by `controls.py`; a judge is audited by
+itself, so that a bad one in a panel is named.
 
 What is looked for, and what shows it:
 

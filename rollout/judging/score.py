@@ -1,7 +1,7 @@
 """Scoring a step: finished contest games go in, the same games with outcomes and rewards come out.
 
-Owns which entries meet, the controls, and what a reward is made of. Pairs and scores are `tournament.py`'s, what the judgements
-say about the judges is `audit.py`'s.
+Owns which entries meet and what a reward is made of. Pairs and scores are `tournament.py`'s, what
+the judgements say about the judges is `audit.py`'s.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Any
 
 import msgspec
 
-from sparring.rollout.judging.audit import IDENTICAL, PAD, PADDED, Audit, audit, padded
+from sparring.rollout.judging.audit import Audit, audit
 from sparring.rollout.judging.clerk import Clerk, gather
+from sparring.rollout.judging.controls import Subject, controls
 from sparring.rollout.judging.judge import Judgement
 from sparring.rollout.judging.judging import Judging
 from sparring.rollout.judging.panel import Vote
@@ -84,7 +84,10 @@ async def score_games(
     work: list[Coroutine[Any, Any, _Group | None]] = [
         _judge_group(name, places, votes[name], judging, clerk, step) for name, places in groups.items()
     ]
-    work += _controls(groups, votes, clerk, config.controls, f"{config.seed}/{step}")
+    subjects = [
+        Subject(name, Contestant(place.game.id, place.entry), votes[name]) for name, places in groups.items() for place in places
+    ]
+    work += controls(subjects, clerk, config.controls, f"{config.seed}/{step}")
     judged = [group for group in await gather(work) if group is not None]
     judgements = clerk.judgements
     found = audit(judgements, _lengths(groups))
@@ -148,32 +151,6 @@ async def _rate(places: Sequence[_Place], judging: Judging, clerk: Clerk) -> tup
     known = [rating for rating in rated if rating is not None]
     mean = sum(known) / len(known) if known else 0.0
     return tuple(mean if rating is None else rating for rating in rated)
-
-
-def _controls(
-    groups: Mapping[str, Sequence[_Place]], votes: Mapping[str, Sequence[Vote]], clerk: Clerk, count: int, seed: str
-) -> list[Coroutine[Any, Any, None]]:
-    """Identical and padded pairs for each judge, on the first criterion that it has in the group that the pair is drawn from."""
-    filled = [(name, place) for name, places in groups.items() for place in places if not place.entry.empty]
-    rng = Random(f"sparring/controls/{seed}")
-    judges = dict.fromkeys(vote.judge.name for own in votes.values() for vote in own)
-    work = []
-    for judge in judges:
-        open_to = [(name, place) for name, place in filled if any(vote.judge.name == judge for vote in votes[name])]
-        for kind in (IDENTICAL, PADDED):
-            for name, place in rng.sample(open_to, min(count, len(open_to))):
-                vote = next(vote for vote in votes[name] if vote.judge.name == judge)
-                work.append(_control(kind, vote, name, place, clerk))
-    return work
-
-
-async def _control(kind: str, vote: Vote, group: str, place: _Place, clerk: Clerk) -> None:
-    brief, own = place.entry.brief, (place.game.id, place.entry.text)
-    if kind == IDENTICAL:
-        await clerk.ask(vote, group, brief, own, own, IDENTICAL)
-        return
-    longer = (place.game.id + PAD, padded(place.entry.text))
-    await gather(clerk.ask(vote, group, brief, *order, PADDED) for order in ((own, longer), (longer, own)))
 
 
 def _lengths(groups: Mapping[str, Sequence[_Place]]) -> dict[tuple[str, str], int]:
