@@ -7,7 +7,7 @@ What is looked for, and what shows it:
 
 - position bias: one place wins more than `SKEW` beyond half of the decided orders;
 - inconsistency: swapping the order turns the verdict around in more pairs than `FLIPS`; a coin does in half of them;
-- no ties: fewer than half of the identical pairs tie;
+- no ties: not one identical pair ties, or surely fewer than half do;
 - length bias: a text padded with nothing beats itself. The longer text winning is no proof, better texts may be longer; it is a
   finding only where no padded pair was judged and hardly any shorter text wins;
 - silence: calls that gave no verdict. Idleness: nothing but ties.
@@ -101,7 +101,8 @@ class JudgeAudit(msgspec.Struct, frozen=True, kw_only=True):
         return ""
 
     def _same(self) -> str:
-        failed = self.identical.trials >= FEW and 2 * self.identical.hits < self.identical.trials
+        rare = self.identical.hits == 0 or self.identical.interval(CONFIDENCE)[1] < 0.5
+        failed = self.identical.trials >= FEW and rare
         return (
             f"{self.judge}: identical-pair control failed: of {self.identical.trials} texts compared with themselves, "
             f"{self.identical.hits:.0f} tied"

@@ -65,7 +65,7 @@ class JudgingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """What a strict format adds to the reward, whose tournament part lies in [-1, 1]."""
     reasoning_weight: Weight = 0.1
     """What reasoning of full marks adds; 0 spares its calls."""
-    controls: Annotated[int, Meta(ge=0, le=1000)] = 4
+    controls: Annotated[int, Meta(ge=0, le=1000)] = 8
     """Identical pairs, and as many padded ones, that each judge is asked a step to test it."""
     concurrency: Annotated[int, Meta(ge=1, le=100_000)] = 64
     """Comparisons asked at once."""

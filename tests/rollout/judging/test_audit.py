@@ -143,6 +143,8 @@ def test_a_judge_that_never_ties_fails_the_identical_pairs() -> None:
     assert audit(never, {}).findings == ("j: identical-pair control failed: of 4 texts compared with themselves, 0 tied",)
     always = [said("j", "g", str(n), str(n), TIE, IDENTICAL) for n in range(4)]
     assert audit(always, {}).findings == () and audit(never[:1], {}).findings == ()
+    some = [said("j", "g", str(n), str(n), FIRST if n % 5 else TIE, IDENTICAL) for n in range(50)]
+    assert audit(some[:8], {}).findings == () and len(audit(some, {}).findings) == 1
 
 
 def test_the_longer_text_winning_is_a_finding_only_without_padded_pairs() -> None:
