@@ -12,10 +12,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-compile
 
-.PHONY: demo test lint bench gpu clean
+.PHONY: demo demo-debate test lint bench gpu clean
 
 demo: $(VENV)/core.stamp
 	$(BIN)/sparring demo
+
+demo-debate: $(VENV)/core.stamp
+	$(BIN)/sparring demo --task debate
 
 test: lint
 	$(BIN)/python -m pytest --durations=15

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sparring.engine.cli.options import (
-    DEFAULT_PRESET,
     AdapterOption,
+    BudgetOption,
+    CompareOption,
     ConfigOption,
+    EvaluationJudgeOption,
     GeneratorOption,
     IterationsOption,
     JsonOption,
+    JudgeOption,
+    PartnerOption,
     PresetOption,
     QuietOption,
+    RecordOption,
+    ReplayOption,
     SeedOption,
     SetOption,
+    TaskOption,
+    contest_settings,
     examples,
+    families_of,
     load_settings,
+    preset_for,
 )
 from sparring.engine.cli.output import notices, print_json
 
@@ -30,7 +40,11 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run
 
 
 def demo(
-    output_dir: Annotated[Path, typer.Option("--output-dir", metavar="DIR", help="The run's folder.")] = Path("runs/demo"),
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", metavar="DIR", help="The run's folder; runs/demo, or runs/demo-TASK.", show_default=False),
+    ] = None,
+    task: TaskOption = None,
     iterations: IterationsOption = None,
     seed: SeedOption = None,
     generator: GeneratorOption = None,
@@ -42,16 +56,19 @@ def demo(
     """Train a tiny model to play four games, on any machine, and measure by how much it got better.
 
     The model ships with the package, its partners are scripts, nothing is downloaded. At the end, the model before and after
-    training plays the same held-out scenarios. An earlier demo in the same folder is moved aside, never overwritten.
+    training plays the same held-out scenarios. With --task debate another tiny model writes speeches, which a rubric judges, not
+    a model. An earlier demo in the same folder is moved aside, never overwritten.
     """
     from sparring.engine.run.folder import move_aside
     from sparring.engine.train import train
 
+    output_dir = output_dir or Path("runs") / ("demo" if task is None else f"demo-{task}")
     if resume:
         _refuse_settings({"--iterations": iterations, "--seed": seed, "--generator": generator, "--set": sets})
         _show(_resume(output_dir, quiet), output_dir, as_json)
         return
-    config = load_settings(DEFAULT_PRESET, None, sets, {"iterations": iterations, "seed": seed, "generator": generator})
+    own = {"families": families_of(task), "iterations": iterations, "seed": seed, "generator": generator}
+    config = load_settings(preset_for(task), None, sets, own)
     moved = move_aside(output_dir)
     if moved is not None:
         notices().print(f"the run that was in {output_dir} is now in {moved}")
@@ -70,6 +87,14 @@ def train(
             help="Games of one scenario, compared with each other.",
         ),
     ] = None,
+    task: TaskOption = None,
+    partner: PartnerOption = None,
+    judge: JudgeOption = None,
+    evaluation_judge: EvaluationJudgeOption = None,
+    compare: CompareOption = None,
+    budget: BudgetOption = None,
+    record: RecordOption = None,
+    replay: ReplayOption = None,
     seed: SeedOption = None,
     generator: GeneratorOption = None,
     preset: PresetOption = None,
@@ -87,10 +112,20 @@ def train(
     """Train an adapter by playing, in a new run folder.
 
     Settings come from the preset, then --config files, then --set, then the other options. Ctrl-C ends the run with a checkpoint,
-    and --resume goes on with the same next update.
+    and --resume goes on with the same next update. Keys of models elsewhere come from the environment (OPENAI_API_KEY,
+    ANTHROPIC_API_KEY); what calls cost stands in run.db, and a run that --budget ended goes on with --resume --budget MORE.
     """
     from sparring.engine.train import train
 
+    remote: dict[str, Any] = {
+        "task": task,
+        "partner": partner,
+        "judge": judge,
+        "evaluation_judge": evaluation_judge,
+        "compare": compare,
+        "record": record,
+        "replay": replay,
+    }
     own = {
         "iterations": iterations,
         "games_per_scenario": games_per_scenario,
@@ -99,18 +134,20 @@ def train(
         "tracker": tracker,
     }
     if resume:
-        given = {"--" + name.replace("_", "-"): value for name, value in own.items()}
+        given = {"--" + name.replace("_", "-"): value for name, value in {**own, **remote}.items()}
         _refuse_settings({**given, "--preset": preset, "--config": config, "--set": sets, "--adapter": adapter})
-        summary = _resume(output_dir, quiet)
+        summary = _resume(output_dir, quiet, budget)
     else:
-        summary = train(load_settings(preset, config, sets, own), output_dir, quiet=quiet, adapter=adapter)
+        asked = own | contest_settings(**remote, budget=budget)
+        settings = load_settings(preset, config, sets, asked, default=preset_for(task))
+        summary = train(settings, output_dir, quiet=quiet, adapter=adapter)
     _show(summary, output_dir, as_json)
 
 
-def _resume(output_dir: Path, quiet: bool) -> Summary:
+def _resume(output_dir: Path, quiet: bool, budget: float | None = None) -> Summary:
     from sparring.engine.train import resume
 
-    return resume(output_dir, quiet=quiet)
+    return resume(output_dir, quiet=quiet, budget=budget)
 
 
 def _refuse_settings(given: dict[str, object]) -> None:
@@ -193,13 +230,18 @@ def register(app: typer.Typer) -> None:
     """Adds the four commands."""
     app.command(
         epilog=examples(
-            "sparring demo", "sparring demo --iterations 10 --seed 1 --output-dir runs/short", "sparring demo --generator vllm"
+            "sparring demo",
+            "sparring demo --task debate",
+            "sparring demo --iterations 10 --seed 1 --output-dir runs/short",
+            "sparring demo --generator vllm",
         )
     )(demo)
     app.command(
         epilog=examples(
             "sparring train --iterations 3 --games-per-scenario 10 --output-dir runs/mine",
             "sparring train --set learner.learning_rate=1e-3 --set 'families=[\"haggle\"]'",
+            "sparring train --task debate --judge gpt-4o-mini --compare gpt-4o-mini --budget 5",
+            "sparring train --task haggle --partner gpt-4o --record gpt.cassette --set steps_ahead=1",
             "sparring train --resume --output-dir runs/mine",
         )
     )(train)
