@@ -31,7 +31,7 @@ SkinOption = Annotated[str | None, typer.Option("--skin", metavar="NAME", help="
 def generate(
     family: Annotated[
         list[str] | None,
-        typer.Option("--family", metavar="NAME", help="May be given several times; every family if left out."),
+        typer.Option("--family", metavar="NAME", help="May be given several times; every family of games if left out."),
     ] = None,
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="Scenarios of each family.")] = 10,
     seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Instance i has seed S * 1,000,000 + i.")] = 0,
@@ -48,7 +48,8 @@ def generate(
 ) -> None:
     """Generate certified scenarios: the same bytes for the same arguments on any machine.
 
-    Each is proven winnable for the seats that should be able to win. A store holds each scenario once, however often it is added.
+    Each is proven winnable for the seats that should be able to win; those of contests, which a judge decides, are made where
+    they are named. A store holds each scenario once, however often it is added.
     """
     from sparring.scenarios import registry
     from sparring.scenarios.scenario import canonical
@@ -76,7 +77,7 @@ def list_(
     store: Annotated[Path | None, typer.Argument(metavar="[FILE.db]", help="A scenario store, to count.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the families of games, or what a scenario store holds."""
+    """List the families of games and the contests, or what a scenario store holds."""
     if store is None:
         _list_families(as_json)
     else:
@@ -88,12 +89,13 @@ def _list_families(as_json: bool) -> None:
 
     from sparring.scenarios import registry
 
-    families = [registry.get(name) for name in registry.names()]
+    families = [registry.get(name) for name in (*registry.names(), *registry.contests())]
     if as_json:
         print_json([
             {
                 "family": f.name,
                 "title": f.title,
+                "decided_by": "judge" if f.name in registry.contests() else "referee",
                 "skins": f.skins,
                 "held_out_skins": sorted(f.held_out_skins),
                 "scripts": list(f.strategies),
@@ -104,10 +106,11 @@ def _list_families(as_json: bool) -> None:
             for f in families
         ])  # fmt: skip
         return
-    table = Table("family", "title", "skins (* held out)", "partners in training", "never met", "theory")
+    table = Table("family", "title", "decided by", "skins (* held out)", "partners in training", "never met", "theory")
     for f in families:
         skins = ", ".join(f"{skin}{'*' if skin in f.held_out_skins else ''}" for skin in f.skins)
-        table.add_row(f.name, f.title, skins, ", ".join(f.partners), f.unseen_partner, f.tags(f.skins[0]).theory)
+        decided = "a judge" if f.name in registry.contests() else "the referee"
+        table.add_row(f.name, f.title, decided, skins, ", ".join(f.partners), f.unseen_partner, f.tags(f.skins[0]).theory)
     results().print(table)
 
 
@@ -191,7 +194,10 @@ def _show(scenario: Scenario) -> None:
     certificate = family.certificate(family.setup(scenario))
     print(f"{scenario.family}, {scenario.skin}, seed {scenario.seed}, id {scenario.id}")
     print(f"theory: {tags.theory}; {tags.interdependence} interdependence, {tags.relation}, {tags.resource}, {tags.context}")
-    print(f"winnable by {', '.join(sorted(certificate.winners)) or 'nobody'} ({certificate.method})")
+    if scenario.family in registry.contests():
+        print(certificate.method)
+    else:
+        print(f"winnable by {', '.join(sorted(certificate.winners)) or 'nobody'} ({certificate.method})")
     print(f"public: {_values(scenario.public)}")
     for seat in scenario.seats:
         print(f"\n--- {seat.name} (private: {_values(seat.private)})\n{seat.instructions}")

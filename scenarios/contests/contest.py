@@ -139,12 +139,16 @@ class Contest(Family[Pub, NoSecret], Generic[Pub, Top]):
         )
 
     def is_answer(self, public: Pub, text: str) -> bool:
-        """Whether the text gives a judge anything to read: not empty, not boiler-plate, not the topic's words and nothing else."""
+        """Whether the text gives a judge anything to read: not empty, not boiler-plate, not the topic's own words alone."""
         return not is_hollow(text) and not set(words(text)) <= set(words(self.subject(public)))
 
     @cached_property
     def all_topics(self) -> tuple[Top, ...]:
         return self.load()
+
+    @cached_property
+    def _parts(self) -> tuple[tuple[Top, Split], ...]:
+        return tuple((topic, self.part(topic)) for topic in self.all_topics)
 
     def topics(self, split: Split, skin: str | None = None) -> tuple[Top, ...]:
         """The topics of a split that suit one of its skins. No topic is in two of `train`, `seed` and `range`.
@@ -153,7 +157,7 @@ class Contest(Family[Pub, NoSecret], Generic[Pub, Top]):
         """
         open_skins = ("", *self.skins_of(split, skin))
         own = "seed" if split == "skin" else split
-        return tuple(t for t in self.all_topics if t.skin in open_skins and (self.part(t) == own or (t.skin and split == "skin")))
+        return tuple(t for t, part in self._parts if t.skin in open_skins and (part == own or (t.skin and split == "skin")))
 
     def part(self, topic: Top) -> Split:
         """Which of `train`, `seed` and `range` the topic is for."""

@@ -109,7 +109,8 @@ def test_a_store_that_is_not_there_is_not_made(sparring: Run, tmp_path: Path) ->
 
 def test_families_are_listed(sparring: Run) -> None:
     plain, families = sparring("scenarios", "list").stdout, json.loads(sparring("scenarios", "list", "--json").stdout)
-    assert [family["family"] for family in families] == list(registry.names())
+    assert [family["family"] for family in families] == [*registry.names(), *registry.contests()]
+    assert [family["decided_by"] for family in families] == ["referee"] * 4 + ["judge"] * 4
     for family in families:
         assert family["family"] in plain
         assert family["unseen_partner"] in family["scripts"]
@@ -123,6 +124,17 @@ def test_a_scenario_is_shown_as_its_seats_read_it(sparring: Run, family: str) ->
     assert scenario.id in shown
     assert "winnable by " in shown
     assert all(seat.instructions in shown for seat in scenario.seats)
+
+
+@pytest.mark.parametrize("contest", registry.contests())
+def test_a_contest_is_generated_by_name_and_shown_without_a_winner(sparring: Run, contest: str) -> None:
+    scenario = registry.get(contest).generate(5)
+    shown = sparring("scenarios", "show", "--family", contest, "--seed", 5).stdout
+    assert scenario.id in shown
+    assert "judged: no certificate" in shown
+    assert "winnable" not in shown
+    lines = sparring("scenarios", "generate", "--family", contest, "--count", 6).stdout_bytes.splitlines()
+    assert lines[5] == canonical(scenario)
 
 
 def test_a_line_of_a_file_is_shown(sparring: Run, tmp_path: Path) -> None:
