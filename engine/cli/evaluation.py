@@ -1,4 +1,4 @@
-"""`sparring evaluate`: an adapter against its base model on held-out scenarios."""
+"""`sparring evaluate`: an adapter on held-out scenarios: against its base model, in contests against anybody's entries."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparring.engine.cli.options import (
+    BudgetOption,
+    CompareOption,
     ConfigOption,
     GeneratorOption,
     JsonOption,
     PresetOption,
     QuietOption,
+    RecordOption,
+    ReplayOption,
     SetOption,
+    TaskOption,
+    contest_settings,
     examples,
     load_settings,
+    preset_for,
 )
 from sparring.engine.cli.output import notices, print_json
 
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     from sparring.engine.config import RunConfig
 
 SEATS = 2
-"""Seats of a scenario, at the least: each is played once."""
+"""Seats of a game's scenario, at the least: each is played once. A contest may have a single one."""
 
 
 def evaluate(
@@ -56,6 +63,14 @@ def evaluate(
             help="Also with other instances' private values: a gain that survives is blind to them.",
         ),
     ] = None,
+    task: TaskOption = None,
+    compare: CompareOption = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", metavar="SPEC", help="Who judges contests: embedded, gpt-4o-mini, anthropic:NAME.")
+    ] = None,
+    budget: BudgetOption = None,
+    record: RecordOption = None,
+    replay: ReplayOption = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Draws scenarios and games.")] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="The base model.")] = None,
     generator: GeneratorOption = None,
@@ -67,16 +82,19 @@ def evaluate(
 ) -> None:
     """Measure an adapter against its base model on held-out scenarios: every seat, common seeds, paired.
 
+    In contests its entries meet those of --compare on held-out topics, from every side, each pair judged in both orders.
+
     An adapter inside a run's folder is measured with that run's settings, unless --preset or --config name others. Games won,
     difference and its 95% interval are also written as JSON with --output.
     """
-    from sparring.engine.cli.report import show_report
+    from sparring.engine.cli.report import show_contest_report, show_report
     from sparring.engine.errors import ConfigError
     from sparring.engine.evaluation.appraise import appraise_adapter
 
     if games is not None and scenarios is not None:
         raise ConfigError("--games and --scenarios both say how much to play: give one of them")
-    own: dict[str, Any] = {
+    elsewhere = contest_settings(task=task, compare=compare, evaluation_judge=judge, budget=budget, record=record, replay=replay)
+    own: dict[str, Any] = elsewhere | {
         "model": model,
         "generator": generator,
         "evaluation.scenarios": scenarios,
@@ -88,7 +106,7 @@ def evaluate(
     if preset is None and config is None and (of_run := _settings_of_run(adapter)) is not None:
         notices().print(f"with the settings of {of_run}")
         config = [of_run]
-    settings = load_settings(preset, config, sets, own)
+    settings = load_settings(preset, config, sets, own, default=preset_for(task))
     if games is not None:
         settings = _enough(settings, games)
     if output is not None:
@@ -98,8 +116,11 @@ def evaluate(
         output.write_bytes(found.json)
     if as_json:
         print_json(found)
-    else:
+        return
+    if found.evaluation is not None:
         show_report(found.evaluation)
+    if found.contest is not None:
+        show_contest_report(found.contest)
 
 
 def _settings_of_run(adapter: Path) -> Path | None:
@@ -109,11 +130,19 @@ def _settings_of_run(adapter: Path) -> Path | None:
 
 
 def _enough(settings: RunConfig, games: int) -> RunConfig:
-    """One game from every seat of enough scenarios, and of every family at least one."""
+    """One game from every seat of enough scenarios, and of every family at least one; several of each where contests have fewer
+    topics than that."""
     import msgspec
 
-    scenarios = max(math.ceil(games / SEATS), len(settings.families))
-    evaluation = msgspec.structs.replace(settings.evaluation, scenarios=scenarios, games=1)
+    from sparring.engine.evaluation.contest import held_out_topics
+
+    wanted, seats = settings.evaluation, 1 if settings.contests else SEATS
+    scenarios = max(math.ceil(games / seats), len(settings.families))
+    each = 1
+    if not settings.games:
+        topics = held_out_topics(settings.contests, scenarios, split=wanted.split, seed=wanted.seed)
+        each = math.ceil(games / sum(len(topic.seats) for topic in topics))
+    evaluation = msgspec.structs.replace(wanted, scenarios=scenarios, games=each)
     return msgspec.structs.replace(settings, evaluation=evaluation)
 
 
@@ -123,5 +152,6 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "sparring evaluate --adapter runs/demo/adapter --games 20",
             "sparring evaluate --adapter runs/demo/adapter --scenarios 400 --split skin --output skin.json",
+            "sparring evaluate --adapter runs/debate/adapter --compare gpt-4o-mini --judge anthropic:claude-haiku-4-5 --budget 2",
         )
     )(evaluate)

@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from sparring.engine.cli.output import results
+from sparring.engine.cli.output import printable, results
 
 if TYPE_CHECKING:
     from sparring.engine.evaluation.compare import Effect, Report
+    from sparring.engine.evaluation.contest_points import Form, Points
+    from sparring.engine.evaluation.contest_report import ContestReport
     from sparring.engine.evaluation.figures import Figures
     from sparring.engine.run.summary import Summary
+    from sparring.rollout.judging.agreement import Rate
 
 
 def show_summary(summary: Summary, folder: Path) -> None:
     """What a run came to: the comparison, throughput and time, and the folder's contents."""
     if summary.evaluation is not None:
         show_report(summary.evaluation)
+    if summary.contest is not None:
+        show_contest_report(summary.contest)
     rates, spent = summary.throughput, summary.seconds
     print(
         f"Played {rates.generate_tokens_per_second:,.0f} tokens/s, learned {rates.learn_tokens_per_second:,.0f} tokens/s, "
@@ -50,6 +55,45 @@ def show_report(report: Report) -> None:
     before, after = report.baseline, report.trained
     void = f", void {before.void} and {after.void}" if before.void or after.void else ""
     print(f"Invalid games: {_share(before)} before, {_share(after)} after{void}. Intervals: paired bootstrap over scenarios.")
+
+
+def show_contest_report(report: ContestReport) -> None:
+    """A policy's entries against somebody's: win rates, how entries look, and what the judges are worth."""
+    whose = "the base model's own" if report.comparison == "base" else f"those of {report.comparison}"
+    where = f"{report.topics} held-out topics, every side, {report.games} each"
+    table = Table(title=f"entries against {whose}: {where}", title_justify="left")
+    table.add_column("entries of")
+    for name in ("won/tied/lost", "win rate", "95% interval", "strict", "words"):
+        table.add_column(name, justify="right")
+    baseline = report.baseline
+    if baseline is not None:
+        table.add_row(*_standing("base", baseline, baseline.form))
+    table.add_row(*_standing("trained", report.trained, report.trained.form))
+    if len(report.trained.families) > 1:
+        for family, points in report.trained.families.items():
+            table.add_row(*_standing(f"  {family}", points))
+    table.add_row("comparison", "", "", "", f"{report.other.strict:.0%}", f"{report.other.words:.0f}")
+    results().print(table)
+    effect = report.headline
+    over = "an even 50%" if baseline is None else "the base model"
+    span = f"{100 * effect.low:+.1f} to {100 * effect.high:+.1f} with 95% confidence"
+    noise = ", within noise" if effect.within_noise else ""
+    print(f"Trained: {100 * effect.win_rate:+.1f} points against {over} ({span}){noise}. Ties and flips are half a win.")
+    for judge in report.audit.judges:
+        flips, longer = f"{judge.flips.value:.1%} of pairs turn with the order", f"the longer text wins {judge.longer.value:.1%}"
+        print(f"Judged by {printable(judge.judge)}: {flips}, {longer}, the same text ties {_of(judge.identical)}.")
+    for line in (*report.findings, *report.remarks):
+        print(f"Warning: {printable(line)}.")
+
+
+def _standing(name: str, points: Points, form: Form | None = None) -> tuple[str, ...]:
+    looks = ("", "") if form is None else (f"{form.strict:.0%}", f"{form.words:.0f}")
+    rate, span = f"{points.win_rate:.1%}", f"{points.low:.1%} to {points.high:.1%}"
+    return name, f"{points.win}/{points.tie}/{points.loss}", rate, span, *looks
+
+
+def _of(rate: Rate) -> str:
+    return f"{rate.hits:.0f} of {rate.trials} times"
 
 
 def _rows(report: Report) -> Iterator[tuple[str, ...]]:

@@ -1,4 +1,7 @@
-"""What an adapter is worth: base model and adapter on the same held-out games, and both under the shuffled-values control."""
+"""What an adapter is worth: base model and adapter on the same held-out games, and both under the shuffled-values control.
+
+Contests are `contest.py`'s; `appraise_adapter` measures both.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ import msgspec
 from sparring.engine.config import RunConfig
 from sparring.engine.engine import POLICY, Engine
 from sparring.engine.evaluation.compare import Report, compare
+from sparring.engine.evaluation.contest import appraise_contests
+from sparring.engine.evaluation.contest_report import ContestReport
 from sparring.engine.evaluation.evaluate import arrange, evaluate, held_out
 from sparring.engine.evaluation.figures import Evaluation
 from sparring.rollout.progress import Progress
@@ -18,14 +23,17 @@ from sparring.rollout.trajectory import Game
 
 
 class Appraisal(msgspec.Struct, frozen=True, kw_only=True):
-    """What an adapter was measured at, as other programs read it: `evaluation` is that of a run's `summary.json`."""
+    """What an adapter was measured at, as other programs read it: both reports are those of a run's `summary.json`."""
 
     model: str
     base_model: str
     """Fingerprint of the base model's weights."""
     adapter: str
     """Fingerprint of the adapter."""
-    evaluation: Report
+    evaluation: Report | None = None
+    """Of the games, where the settings name any."""
+    contest: ContestReport | None = None
+    """Of the contests, where the settings name any."""
 
     @property
     def json(self) -> bytes:
@@ -33,16 +41,36 @@ class Appraisal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def appraise_adapter(config: RunConfig, adapter: Path, *, quiet: bool = False) -> Appraisal:
-    """The adapter in a folder against its base model, as `config.evaluation` asks.
+    """The adapter in a folder, as `config.evaluation` asks: in games against its base model, in contests against
+    `config.judging.comparison`.
 
-    Raises `AdapterError` for one that is broken or another model's, `ConfigError` and `EvaluationError` as `appraise` does.
+    Raises `AdapterError` for one that is broken or another model's, `ConfigError` and `EvaluationError` as `appraise` does, and
+    what ends a run where models elsewhere are called.
     """
     config.check()
     with Engine.open(config) as engine:
         loaded = engine.load_adapter(adapter)
         engine.publish(POLICY, loaded)
-        report = asyncio.run(appraise(engine, adapter=POLICY, quiet=quiet))
-        return Appraisal(model=config.model, base_model=engine.base_model, adapter=loaded.fingerprint, evaluation=report)
+        games, contest = asyncio.run(_appraise_all(engine, quiet=quiet))
+        return Appraisal(
+            model=config.model, base_model=engine.base_model, adapter=loaded.fingerprint, evaluation=games, contest=contest
+        )
+
+
+async def _appraise_all(engine: Engine, *, quiet: bool) -> tuple[Report | None, ContestReport | None]:
+    config, games, contest = engine.config, None, None
+    engine.connect()
+    try:
+        if config.games:
+            games = await appraise(engine, adapter=POLICY, quiet=quiet)
+        if config.contests:
+            judging = engine.judging
+            contest = await appraise_contests(
+                engine, adapter=POLICY, judge=judging.evaluation, comparison=judging.config.comparison, quiet=quiet
+            )
+    finally:
+        await engine.disconnect()
+    return games, contest
 
 
 async def appraise(engine: Engine, *, adapter: str, quiet: bool = False, on_game: Callable[[Game], None] | None = None) -> Report:
@@ -66,7 +94,14 @@ async def appraise(engine: Engine, *, adapter: str, quiet: bool = False, on_game
                 if on_game is not None:
                     on_game(game)
 
-            return await evaluate(matches, seating, concurrency=config.concurrency, time_limit=config.time_limit, on_game=show)
+            return await evaluate(
+                matches,
+                seating,
+                concurrency=config.concurrency,
+                time_limit=config.time_limit,
+                on_game=show,
+                admit=engine.admit,
+            )
 
     baseline = await side("baseline", None, shuffled=False)
     trained = await side("trained", adapter, shuffled=False)

@@ -11,7 +11,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
-from random import Random
 from typing import Any
 
 from sparring.engine.engine import Engine
@@ -20,14 +19,17 @@ from sparring.engine.evaluation.contest_points import MIN_TOPICS, Form, Pairing,
 from sparring.engine.evaluation.contest_report import BASE, ContestReport, Example
 from sparring.engine.evaluation.evaluate import Match, arrange
 from sparring.rollout.judging import evaluation as judging
-from sparring.rollout.judging.audit import IDENTICAL, PAD, PADDED, audit, padded
+from sparring.rollout.judging.audit import audit
 from sparring.rollout.judging.clerk import Clerk, gather
+from sparring.rollout.judging.controls import Subject
+from sparring.rollout.judging.controls import controls as control_pairs
 from sparring.rollout.judging.judge import Judgement, Preference
-from sparring.rollout.judging.panel import Panel, Vote
+from sparring.rollout.judging.panel import Panel
 from sparring.rollout.judging.score import entry_of
+from sparring.rollout.judging.tournament import Contestant
 from sparring.rollout.player import PlayerFactory
 from sparring.rollout.progress import Progress
-from sparring.rollout.runner import play
+from sparring.rollout.runner import Admit, admit_all, play
 from sparring.rollout.trajectory import Game
 from sparring.scenarios import registry
 from sparring.scenarios.contests.contest import Contest, Criterion, Entry
@@ -64,6 +66,10 @@ class Sheet:
     def criteria(self) -> tuple[Criterion, ...]:
         return _contest(self.scenario.family).criteria
 
+    def subject(self, judge: Panel) -> Subject:
+        """The entry as one that a judge may be tested on."""
+        return Subject(self.group, Contestant(self.match.deal.id, self.handed), judge.votes(self.criteria))
+
     @property
     def handed(self) -> Entry:
         assert self.entry is not None
@@ -88,7 +94,6 @@ async def appraise_contests(
     adapter: str,
     judge: Panel,
     comparison: str = BASE,
-    controls: int = CONTROLS,
     quiet: bool = False,
     on_game: Callable[[Game], None] | None = None,
     on_judgement: Callable[[Judgement], None] | None = None,
@@ -101,9 +106,8 @@ async def appraise_contests(
     Raises `EvaluationError` where there is nothing to evaluate, or nothing could be played or judged.
     """
     config, wanted = engine.config, engine.config.evaluation
-    contests = [family for family in config.families if isinstance(registry.get(family), Contest)]
     return await contend(
-        held_out_topics(contests, wanted.scenarios, split=wanted.split, seed=wanted.seed),
+        held_out_topics(config.contests, wanted.scenarios, split=wanted.split, seed=wanted.seed),
         Contenders(policy=engine.seating(adapter), base=engine.seating(), comparison=comparison),
         judge,
         split=wanted.split,
@@ -111,8 +115,10 @@ async def appraise_contests(
         partners=wanted.partners,
         seed=wanted.seed,
         concurrency=config.concurrency,
+        judge_concurrency=config.judging.concurrency,
         time_limit=config.time_limit,
-        controls=controls,
+        admit=engine.admit,
+        controls=config.judging.controls,
         quiet=quiet,
         on_game=on_game,
         on_judgement=on_judgement,
@@ -129,7 +135,9 @@ async def contend(
     partners: Sequence[str] = ("scripts",),
     seed: int = 0,
     concurrency: int = 64,
+    judge_concurrency: int = 64,
     time_limit: float | None = None,
+    admit: Admit = admit_all,
     controls: int = CONTROLS,
     quiet: bool = True,
     on_game: Callable[[Game], None] | None = None,
@@ -148,7 +156,8 @@ async def contend(
                 if on_game is not None:
                     on_game(game)
 
-            played = play((m.deal for m in matches), players, concurrency=concurrency, time_limit=time_limit, on_game=show)
+            deals = (match.deal for match in matches)
+            played = play(deals, players, concurrency=concurrency, time_limit=time_limit, on_game=show, admit=admit)
             return await _sheets(matches, played)
 
     # The base model's independent sample: the same deals under another seed.
@@ -156,12 +165,12 @@ async def contend(
     other = await write(COMPARISON, contenders.comparison, contenders.base, other_seed)
     trained = await write(TRAINED, "policy", contenders.policy, seed)
     baseline = None if contenders.comparison == BASE else await write(BASELINE, "policy", contenders.base, seed)
-    ask = partial(judging.compare_entries, panel=judge, concurrency=concurrency, on_judgement=on_judgement)
+    ask = partial(judging.compare_entries, panel=judge, concurrency=judge_concurrency, on_judgement=on_judgement)
     after, said = await _judged(trained, other, ask)
     before, said_before = (None, ()) if baseline is None else await _judged(baseline, other, ask)
-    tests = Clerk(asyncio.Semaphore(concurrency), on_judgement)
+    tests = Clerk(asyncio.Semaphore(judge_concurrency), on_judgement)
     sheets = [*trained, *other, *(baseline or ())]
-    await _ask_controls(sheets, judge, tests, controls, seed)
+    await gather(control_pairs([sheet.subject(judge) for sheet in sheets if sheet.entry is not None], tests, controls, str(seed)))
     lengths = {(s.group, s.match.deal.id): len(s.entry.text) for s in sheets if s.entry is not None}
     found = audit([*said, *said_before, *tests.judgements], lengths)
     headline, families = difference_of(after, before, seed)
@@ -262,22 +271,6 @@ def _contest_match(sheet: Sheet, other: Sheet) -> judging.Match:
         policy_id=sheet.match.deal.id,
         comparison_id=other.match.deal.id,
     )
-
-
-async def _ask_controls(sheets: Sequence[Sheet], judge: Panel, clerk: Clerk, count: int, seed: int) -> None:
-    """Tests every judge on a few of the texts, by the first criterion that it has."""
-    filled = [sheet for sheet in sheets if sheet.entry is not None and not sheet.entry.empty]
-    drawn = Random(f"sparring/evaluation controls/{seed}").sample(filled, min(count, len(filled)))
-    first = [{vote.judge.name: vote for vote in reversed(judge.votes(sheet.criteria))} for sheet in drawn]
-    await gather(_control(sheet, vote, clerk) for sheet, own in zip(drawn, first, strict=True) for vote in own.values())
-
-
-async def _control(sheet: Sheet, vote: Vote, clerk: Clerk) -> None:
-    """One text against itself, and against itself with nothing added, in both orders."""
-    own, name = sheet.handed, sheet.match.deal.id
-    plain, longer = (name, own.text), (name + PAD, padded(own.text))
-    asked = [(plain, plain, IDENTICAL), (plain, longer, PADDED), (longer, plain, PADDED)]
-    await gather(clerk.ask(vote, sheet.group, own.brief, first, second, kind) for first, second, kind in asked)
 
 
 def _entries(sheets: Sequence[Sheet]) -> list[Entry | None]:

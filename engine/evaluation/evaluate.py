@@ -16,7 +16,7 @@ from sparring.engine.config import partner_specs
 from sparring.engine.errors import EvaluationError
 from sparring.engine.evaluation.figures import Evaluation, Result
 from sparring.rollout.player import PlayerFactory
-from sparring.rollout.runner import play
+from sparring.rollout.runner import Admit, admit_all, play
 from sparring.rollout.trajectory import Deal, Game
 from sparring.scenarios import registry
 from sparring.scenarios.control import with_shuffled_values
@@ -109,6 +109,7 @@ async def evaluate(
     concurrency: int = 64,
     time_limit: float | None = None,
     on_game: Callable[[Game], None] | None = None,
+    admit: Admit = admit_all,
 ) -> Evaluation:
     """Plays the matches. Raises `EvaluationError` where there are none, or none could be played to its end.
 
@@ -119,7 +120,8 @@ async def evaluate(
     if not matches:
         raise EvaluationError("nothing to evaluate: ask for at least one scenario")
     started, played = time.perf_counter(), dict[str, Game]()
-    games = play((m.deal for m in matches), players, concurrency=concurrency, time_limit=time_limit, on_game=on_game)
+    deals = (match.deal for match in matches)
+    games = play(deals, players, concurrency=concurrency, time_limit=time_limit, on_game=on_game, admit=admit)
     async with aclosing(games):  # type: ignore[type-var]
         async for game in games:
             played[game.id] = game

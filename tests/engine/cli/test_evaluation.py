@@ -61,3 +61,39 @@ def test_an_adapter_that_is_not_there(sparring: Run, short: list[str], tmp_path:
     answer = sparring("evaluate", "--adapter", tmp_path / "none", *short)
     assert answer.exit_code == 2
     assert f"no adapter in {tmp_path / 'none'}" in answer.stderr
+
+
+# Contests
+
+
+@pytest.fixture
+def debater(sparring: Run, short: list[str], tmp_path: Path) -> Path:
+    """An adapter of a run of debates, hardly trained."""
+    options = ["--task", "debate", "--preset", "demo", "--set", "evaluation.scenarios=0", "--quiet"]
+    done = sparring("train", "--output-dir", tmp_path / "run", *short, *options)
+    assert done.exit_code == 0, done.stderr
+    return tmp_path / "run" / "adapter"
+
+
+def test_a_contest_is_measured_against_the_base_models_own_entries(sparring: Run, debater: Path, tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    options = ["--games", 12, "--quiet", "--output", output]
+    done = sparring("evaluate", "--adapter", debater, *options)
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(output.read_bytes())
+    contest = found["contest"]
+    assert (found["evaluation"], contest["comparison"], contest["judges"]) == (None, "base", ["embedded-rubric"])
+    trained = contest["trained"]
+    assert trained["win"] + trained["tie"] + trained["loss"] + trained["dropped"] == 12
+    assert contest["headline"]["win_rate"] == pytest.approx(trained["win_rate"] - 0.5)
+    assert "entries against the base model's own: 6 held-out topics, every side, 1 each" in done.stdout
+    assert f"{trained['win']}/{trained['tie']}/{trained['loss']}" in done.stdout
+    assert "Judged by embedded-rubric: 0.0% of pairs turn with the order" in done.stdout
+
+
+def test_a_comparison_that_cannot_be_called_is_one_line(sparring: Run, debater: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    answer = sparring("evaluate", "--adapter", debater, "--compare", "gpt-4o-mini", "--quiet")
+    assert answer.exit_code == 2
+    (line,) = [line for line in answer.stderr.splitlines() if line.startswith("sparring: error")]
+    assert "OPENAI_API_KEY" in line
