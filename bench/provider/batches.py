@@ -6,6 +6,7 @@ clock. Its requests meet the provider's faults one by one, but neither its rate 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,7 +18,6 @@ from sparring.bench.provider.ledger import Ledger
 from sparring.bench.provider.wire import encode
 
 BATCHED = "/v1/chat/completions"
-CREATED = 1_700_000_000
 MOST_REQUESTS = 50_000
 Answering = Callable[[Any], tuple[int, Any]]
 """Status and body for the body of one request."""
@@ -42,9 +42,16 @@ class File:
     name: str
     purpose: str
     content: bytes
+    created: int = field(default_factory=lambda: int(time.time()))
 
     def described(self) -> dict[str, Any]:
-        found = {"id": self.ident, "object": "file", "bytes": len(self.content), "created_at": CREATED, "filename": self.name}
+        found = {
+            "id": self.ident,
+            "object": "file",
+            "bytes": len(self.content),
+            "created_at": self.created,
+            "filename": self.name,
+        }
         return {**found, "purpose": self.purpose, "status": "processed", "expires_at": None}
 
 
@@ -60,6 +67,7 @@ class Batch:
     errors: list[dict[str, Any]] = field(default_factory=list)
     counts: tuple[int, int] = (0, 0)
     """Answered and failed."""
+    created: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def status(self) -> str:
@@ -68,7 +76,7 @@ class Batch:
     def described(self) -> dict[str, Any]:
         done, failed = self.counts
         found: dict[str, Any] = {"id": self.ident, "object": "batch", "endpoint": BATCHED, "input_file_id": self.input_file}
-        found |= {"completion_window": "24h", "status": self.status, "created_at": CREATED, "metadata": self.metadata}
+        found |= {"completion_window": "24h", "status": self.status, "created_at": self.created, "metadata": self.metadata}
         found |= {"output_file_id": self.output_file, "error_file_id": self.error_file}
         found["errors"] = {"object": "list", "data": self.errors} if self.errors else None
         return {**found, "request_counts": {"total": len(self.lines), "completed": done, "failed": failed}}

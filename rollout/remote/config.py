@@ -20,6 +20,8 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     output: Dollars
     cached: Dollars | None = None
     """Of prompt tokens that the provider finds in its own cache; none counts them like others."""
+    batch: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """The share of all three that a request in a batch costs."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

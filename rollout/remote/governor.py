@@ -16,7 +16,7 @@ from sparring.rollout.remote.call import Attempt, ChatReply, ChatRequest, Result
 from sparring.rollout.remote.config import RemoteConfig
 from sparring.rollout.remote.gate import Gate, Pass
 from sparring.rollout.remote.headers import UNTOLD, Limits
-from sparring.rollout.remote.models import ModelRef, cost, most_cost, most_usage
+from sparring.rollout.remote.models import ModelRef, charge, most_cost, most_usage
 from sparring.rollout.remote.providers.provider import RETRIED, UNBILLED, Provider, ProviderFault, ProviderReply
 
 Record = Callable[[Attempt], None]
@@ -199,19 +199,11 @@ class Governor:
         )
 
     def _charge(self, call: Governed, result: Result, reported: Usage | None) -> tuple[Usage, float, bool, str]:
-        """Tokens and dollars of an attempt, whether they are the most possible, and what was odd.
-
-        A usage beyond what the request can take is a wrong one, and is not believed.
-        """
+        """Tokens and dollars of an attempt, whether they are the most possible, and what was odd."""
         if result in UNBILLED:
             return Usage(), 0.0, False, ""
-        most = call.most
-        if reported is None:
-            return most, most_cost(self._ref.price, most), True, "no usage was reported" if result is Result.OK else ""
-        if reported.prompt_tokens > most.prompt_tokens or reported.completion_tokens > most.completion_tokens:
-            remark = f"a usage of {reported.prompt_tokens} + {reported.completion_tokens} tokens was reported, which cannot be"
-            return most, most_cost(self._ref.price, most), True, remark
-        return reported, cost(self._ref.price, reported), False, ""
+        usage, dollars, remark = charge(self._ref.price, call.most, reported)
+        return usage, dollars, bool(remark), remark if result is Result.OK or reported is not None else ""
 
     def _given_up(self, call: Governed, fault: ProviderFault | None, why: str = "") -> CallError:
         attempts = f"{call.sent} attempt{'s' * (call.sent != 1)}"

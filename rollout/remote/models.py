@@ -93,6 +93,19 @@ def cost(price: Price, usage: Usage) -> float:
     return (fresh * price.input + usage.cached_tokens * cached + usage.completion_tokens * price.output) / 1e6
 
 
+def charge(price: Price, most: Usage, reported: Usage | None) -> tuple[Usage, float, str]:
+    """The tokens and dollars to count for an answer, and what was odd about them: then they are the most possible.
+
+    A usage beyond what the request can take is a wrong one, and is not believed.
+    """
+    if reported is None:
+        return most, most_cost(price, most), "no usage was reported"
+    if reported.prompt_tokens > most.prompt_tokens or reported.completion_tokens > most.completion_tokens:
+        remark = f"a usage of {reported.prompt_tokens} + {reported.completion_tokens} tokens was reported, which cannot be"
+        return most, most_cost(price, most), remark
+    return reported, cost(price, reported), ""
+
+
 def most_usage(request: ChatRequest) -> Usage:
     """The most tokens that one attempt can take: a token of text is at least one byte of it, and an answer ends at its limit."""
     text = sum(len(message.text.encode("utf-8", "replace")) for message in request.messages)

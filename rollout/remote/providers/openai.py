@@ -10,7 +10,7 @@ from openai import APIError, AsyncOpenAI
 
 from sparring.rollout.errors import RemoteError
 from sparring.rollout.remote.call import ChatReply, ChatRequest, Finish, Usage
-from sparring.rollout.remote.headers import read_limits
+from sparring.rollout.remote.headers import Limits, read_limits
 from sparring.rollout.remote.models import ModelRef
 from sparring.rollout.remote.providers.provider import Provider, ProviderReply
 from sparring.rollout.remote.providers.wire import NO_KEY, clean, counted, decode_body, fault_of, malformed, new_http_client
@@ -27,29 +27,17 @@ class OpenAIProvider(Provider):
 
     async def send(self, request: ChatRequest, *, within: float) -> ProviderReply:
         try:
-            response = await self._client.chat.completions.with_raw_response.create(**_body(request, self._ref), timeout=within)
+            body = completion_body(request, self._ref)
+            response = await self._client.chat.completions.with_raw_response.create(**body, timeout=within)
         except (APIError, httpx2.HTTPError) as error:
             fault = fault_of(error, self._secrets, self._ref.spec)
         else:
-            return self._read(response.http_response)
+            answer = response.http_response
+            return read_completion(answer.content, read_limits(answer.headers), self._ref, self._secrets)
         raise fault  # outside of the handler: the client's own error, which may quote a key, is not carried along
 
     async def close(self) -> None:
         await self._client.close()
-
-    def _read(self, response: httpx2.Response) -> ProviderReply:
-        limits, model = read_limits(response.headers), self._ref.spec
-        body: _Completion = decode_body(response.content, _Completion, model, limits)
-        usage = _usage(body.usage)
-        if not body.choices:
-            raise malformed("the answer has no choices", model, limits, usage)
-        choice = body.choices[0]
-        finish = Finish.REFUSED if choice.message.refusal else _FINISHES.get(choice.finish_reason or "", Finish.STOP)
-        text = self._secrets.hide_known(choice.message.refusal or choice.message.content or "")
-        if not text and finish is Finish.STOP:
-            raise malformed("the answer is empty", model, limits, usage)
-        named = self._secrets.hide_known(body.model or "")
-        return ProviderReply(reply=ChatReply(text=text, finish=finish, model=named), usage=usage, limits=limits)
 
 
 def open_openai(ref: ModelRef, secrets: Secrets, connections: int) -> AsyncOpenAI:
@@ -70,7 +58,22 @@ def open_openai(ref: ModelRef, secrets: Secrets, connections: int) -> AsyncOpenA
     raise RemoteError(f"remote.endpoints.{ref.endpoint_name}.base_url is no URL: write http://HOST:PORT/v1")
 
 
-def _body(request: ChatRequest, ref: ModelRef) -> dict[str, Any]:
+def read_completion(content: bytes, limits: Limits, ref: ModelRef, secrets: Secrets) -> ProviderReply:
+    """The answer that the body of a chat completion is. Raises `ProviderFault` where it is none."""
+    body: _Completion = decode_body(content, _Completion, ref.spec, limits)
+    usage = _usage(body.usage)
+    if not body.choices:
+        raise malformed("the answer has no choices", ref.spec, limits, usage)
+    choice = body.choices[0]
+    finish = Finish.REFUSED if choice.message.refusal else _FINISHES.get(choice.finish_reason or "", Finish.STOP)
+    text = secrets.hide_known(choice.message.refusal or choice.message.content or "")
+    if not text and finish is Finish.STOP:
+        raise malformed("the answer is empty", ref.spec, limits, usage)
+    named = secrets.hide_known(body.model or "")
+    return ProviderReply(reply=ChatReply(text=text, finish=finish, model=named), usage=usage, limits=limits)
+
+
+def completion_body(request: ChatRequest, ref: ModelRef) -> dict[str, Any]:
     """OpenAI's newer models refuse `max_tokens`, most compatible servers know nothing else."""
     body: dict[str, Any] = {
         "model": ref.model,
