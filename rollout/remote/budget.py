@@ -35,6 +35,7 @@ class Waiter:
 
     units: int
     what: str
+    account: Account | None = None
     granted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -54,6 +55,7 @@ class Budget:
         self._spent = _units(spent)
         self._reserved = 0
         self._accounts: dict[str, Account] = {}
+        self._open_holds = 0
         self._calls: deque[Waiter] = deque()
         self._games: deque[Waiter] = deque()
 
@@ -78,7 +80,7 @@ class Budget:
             return
         assert game not in self._accounts, f"game {game} is admitted twice at once"
         units = _units(dollars)
-        await self._reserve(units, "a game", self._games)
+        await self._reserve(Waiter(units, "a game"), self._games)
         account = self._accounts[game] = Account(units)
         try:
             yield
@@ -89,11 +91,17 @@ class Budget:
 
     def open_hold(self, game: str, most: float) -> Hold:
         """For one call of a game (or of none), whose attempts cost at most `most` dollars each."""
+        self._open_holds += 1
         return Hold(self, self._accounts.get(game), most)
 
-    async def take(self, units: int) -> None:
+    def close_hold(self, units: int) -> None:
+        """A call has ended and gives so much back to all."""
+        self._open_holds -= 1
+        self.give_back(units)
+
+    async def take(self, units: int, account: Account | None) -> None:
         """Reserves for a call, waiting while it may yet fit. Raises `BudgetError` where it cannot."""
-        await self._reserve(units, "a call", self._calls)
+        await self._reserve(Waiter(units, "a call", account), self._calls)
 
     def try_take(self, units: int) -> bool:
         """Reserves if that fits and no call waits."""
@@ -119,11 +127,10 @@ class Budget:
     def _fits(self, units: int) -> bool:
         return self._spent + self._reserved + units <= self._limit
 
-    async def _reserve(self, units: int, what: str, queue: deque[Waiter]) -> None:
-        if not queue and not self._calls and self._fits(units):
-            self._reserved += units
+    async def _reserve(self, waiter: Waiter, queue: deque[Waiter]) -> None:
+        if not queue and not self._calls and self._fits(waiter.units):
+            self._reserved += waiter.units
             return
-        waiter = Waiter(units, what)
         queue.append(waiter)
         self._serve()
         try:
@@ -134,11 +141,12 @@ class Budget:
             if waiter.granted.cancelled():
                 self._serve()
             elif waiter.granted.exception() is None:  # it was granted in the same moment
-                self.give_back(units)
+                self.give_back(waiter.units)
             raise
 
     def _serve(self) -> None:
-        """Grants what fits, in order, calls before new games; refuses what cannot fit any more."""
+        """Grants what fits, in order, calls before new games; refuses what cannot fit any more, and one call where all that is
+        reserved belongs to games whose calls wait for each other."""
         for queue in (self._calls, self._games):
             while queue:
                 waiter = queue[0]
@@ -151,8 +159,20 @@ class Budget:
                 elif self._spent + waiter.units > self._limit:
                     queue.popleft()
                     waiter.granted.set_exception(self._exhausted(waiter))
+                elif queue is self._calls and self._stuck():
+                    stuck = next((other for other in queue if other.account is not None), waiter)
+                    queue.remove(stuck)
+                    stuck.granted.set_exception(self._exhausted(stuck))
                 else:
                     return
+
+    def _stuck(self) -> bool:
+        """Whether every call in progress waits here, and every admitted game for one of them: nobody will give back."""
+        waiting = [waiter for waiter in self._calls if not waiter.granted.done()]
+        if len(waiting) < self._open_holds:
+            return False
+        blocked = [waiter.account for waiter in waiting]
+        return all(any(account is other for other in blocked) for account in self._accounts.values())
 
     def _exhausted(self, waiter: Waiter) -> BudgetError:
         return BudgetError(
@@ -179,7 +199,7 @@ class Hold:
     async def secure(self) -> None:
         """Sets the worst case of an attempt aside. Raises `BudgetError` where it cannot be had."""
         if not self._unbounded and (missing := self._draw()):
-            await self._budget.take(missing)
+            await self._budget.take(missing, self._account)
             self._held += missing
         self._send_out()
 
@@ -209,8 +229,8 @@ class Hold:
         left, self._held = self._held, 0
         if self._account is not None and not self._account.closed:
             self._account.surplus += left
-        elif left:
-            self._budget.give_back(left)
+            left = 0
+        self._budget.close_hold(left)
 
     def _send_out(self) -> None:
         self._out += 1

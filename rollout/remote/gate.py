@@ -100,7 +100,7 @@ class Gate:
     def leave(self, entered: Pass, result: Result, limits: Limits, usage: Usage | None) -> None:
         """The request came to its end, as `result` says, with what the provider told of its limits and of the tokens used."""
         now = asyncio.get_running_loop().time()
-        self._concurrency.in_flight -= 1
+        self._end(entered)
         self._tell_breaker(entered, result, now)
         if usage is not None:
             self._tokens.correct(entered.tokens - usage.prompt_tokens - usage.completion_tokens)
@@ -115,9 +115,14 @@ class Gate:
 
     def withdraw(self, entered: Pass) -> None:
         """A pass that was not used."""
-        self._concurrency.in_flight -= 1
+        self._end(entered)
         self._breaker.abandoned(probe=entered.probe)
         self._serve()
+
+    def _end(self, entered: Pass) -> None:
+        self._concurrency.in_flight -= 1
+        self._requests.end(1)
+        self._tokens.end(entered.tokens)
 
     def _refused(self, limits: Limits, now: float) -> None:
         """A bucket that is empty explains a refusal. Otherwise it may be that too many are in flight, or one stray refusal."""

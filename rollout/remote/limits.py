@@ -106,6 +106,8 @@ class Bucket:
         self._at = 0.0
         self._blocked = 0.0
         self._taken = 0.0
+        """Ever, and of it what belongs to requests that came to their end:"""
+        self._ended = 0.0
 
     @property
     def limit(self) -> float | None:
@@ -127,7 +129,7 @@ class Bucket:
         return pause
 
     def take(self, amount: float, now: float) -> float:
-        """Notes that `amount` goes out. Returns a mark to hand to `hear`."""
+        """Notes that `amount` goes out. Returns a mark to hand to `hear`, once the request has come to its end."""
         for paced in (self._ceiling, self._paced):
             if paced is not None:
                 paced.take(amount, now)
@@ -135,7 +137,11 @@ class Bucket:
             self._pass(now)
             self._level -= amount
         self._taken += amount
-        return self._taken
+        return self._ended + amount
+
+    def end(self, amount: float) -> None:
+        """A request that took `amount` has come to its end."""
+        self._ended += amount
 
     def correct(self, amount: float) -> None:
         """A taking was larger than needed by `amount`, or smaller where it is negative. What the provider has left is not
@@ -145,10 +151,11 @@ class Bucket:
                 paced.correct(amount)
 
     def hear(self, window: Window, mark: float, *, sent: float, now: float) -> None:
-        """What the provider told after the request that was taken with `mark` at time `sent`.
+        """What the provider told, if anything, in its answer to the request that was taken with `mark` at time `sent`.
 
-        Requests sent after that one may or may not be counted in it, nor is it known when in between it was counted. So what is
-        left lies between what remains less all that was sent since, and what remains; our own count is kept where it lies there.
+        Requests that were in flight then, or went out since, may or may not be counted in what it says remains, and it may have
+        counted at any time in between. So what is left lies between that less all of these, and that with all that came in since;
+        our own count is kept where it lies there.
         """
         if window.limit is not None:
             self._limit = window.limit
@@ -157,9 +164,8 @@ class Bucket:
             return
         self._paced = None
         self._pass(now)
-        since = self._taken - mark
         refilled = (now - sent) * (self._limit or 0.0) / MINUTE
-        least, most = window.remaining - since, max(window.remaining, window.remaining - since + refilled)
+        least, most = window.remaining - (self._taken - mark), window.remaining + refilled
         self._level = least if self._level is None else min(max(self._level, least), most)
 
     def block(self, seconds: float, now: float) -> None:
