@@ -14,12 +14,14 @@ from sparring.rollout.judging.rubric import rubric as rubric
 
 NAME = "embedded-rubric"
 MARGIN = 0.02
-"""Scores closer than this tie: less than a fifth of what one more connective is worth."""
+"""Scores closer than this tie: less than half of what one more connective is worth."""
 
+_RELEVANCE = Weights(opening=2, reasons=1, conclusion=1, coverage=5, support=1, focus=3, substance=1)
 CRITERIA: Mapping[str, Weights] = {
     "argument": Weights(opening=2, reasons=3, conclusion=2, coverage=2, support=3, focus=1, substance=1),
     "support": Weights(opening=1, reasons=1, conclusion=1, coverage=2, support=5, focus=1, substance=2),
-    "relevance": Weights(opening=2, reasons=1, conclusion=1, coverage=5, support=1, focus=3, substance=1),
+    "premise": _RELEVANCE,
+    "basket": _RELEVANCE,
     "clarity": Weights(opening=3, reasons=2, conclusion=3, coverage=1, support=1, focus=2, substance=1),
 }
 """Criterion to weights; any other criterion takes the default."""
@@ -42,9 +44,8 @@ class EmbeddedJudge:
     async def compare(self, comparison: Comparison) -> Preference | None:
         """The text whose score is higher by more than the margin, whatever the order; never `None`."""
         weights = CRITERIA.get(comparison.criterion.name)
-        lead = rubric(comparison.brief, comparison.first).score(weights) - rubric(comparison.brief, comparison.second).score(
-            weights
-        )
+        first, second = (rubric(comparison.brief, text).score(weights) for text in (comparison.first, comparison.second))
+        lead = first - second
         if abs(lead) <= self._margin:
             return Preference.TIE
         return Preference.FIRST if lead > 0 else Preference.SECOND

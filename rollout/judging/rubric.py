@@ -123,7 +123,7 @@ def rubric(brief: str, text: str) -> Rubric:
     return Rubric(
         opening=_opening(distinct[0], topic),
         reasons=_up_to(len(set[tuple[str, ...]]().union(*connected)), FULL_MARKS),
-        conclusion=_conclusion(distinct, topic),
+        conclusion=_conclusion(said, topic) if len(distinct) > 1 else 0.0,
         coverage=_coverage(distinct, stems, topic),
         support=_up_to(len(set[tuple[str, ...]]().union(*grounds)) + _points(stems, points), FULL_MARKS),
         focus=sum(map(any, zip(on_topic, connected, grounds, strict=True))) / len(said),
@@ -145,12 +145,13 @@ def _opening(first: list[str], topic: frozenset[str]) -> float:
     return length * (0.25 + 0.5 * mention + 0.25 * claim)
 
 
-def _conclusion(distinct: list[list[str]], topic: frozenset[str]) -> float:
-    last = distinct[-1]
-    if len(distinct) < 2 or len(last) < 3:
+def _conclusion(said: list[list[str]], topic: frozenset[str]) -> float:
+    """A closing formula may return, as in each of several rounds; a last sentence without one must be new."""
+    *before, last = said
+    if len(last) < 3:
         return 0.0
     drawn = bool(marked(last[:5], CONCLUSIONS))
-    about = not topic or any(stem(word) in topic for word in last)
+    about = last not in before and (not topic or any(stem(word) in topic for word in last))
     return 0.6 * drawn + 0.4 * about
 
 
