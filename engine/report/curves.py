@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from typing import Any
 
 import matplotlib as mpl
@@ -49,11 +50,18 @@ class Chart:
     title: str
     patterns: tuple[str, ...]
     share: bool = False
+    band: tuple[str, ...] = ()
+    """Two of the metrics that are the ends of an interval."""
 
 
 CHARTS = (
     Chart("Games won, in training", ("play/win_rate", "play/win_rate/*"), share=True),
-    Chart("Held-out win rate, with its interval", ("evaluate/win_rate", "evaluate/low", "evaluate/high"), share=True),
+    Chart(
+        "Held-out win rate, with its interval",
+        ("evaluate/win_rate", "evaluate/low", "evaluate/high"),
+        share=True,
+        band=("evaluate/low", "evaluate/high"),
+    ),
     Chart("Mean score and reward", ("play/mean_score", "learn/reward_mean", "learn/reward_mean/*")),
     Chart("Ratings of the population", ("population/rating/*",)),
     Chart("Judges: places, flips and length", ("judge/first_wins", "judge/flips", "judge/longer_wins", "judge/ties"), share=True),
@@ -115,6 +123,10 @@ def _draw(chart: Chart, lines: Mapping[str, list[tuple[int, float]]]) -> str:
         figure = Figure(figsize=(4.6, 2.5), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
+        if chart.band and all(name in lines for name in chart.band):
+            (steps, low), (_, high) = (zip(*lines[name], strict=True) for name in chart.band)
+            axes.fill_between(steps, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)
+            lines = {name: line for name, line in lines.items() if name not in chart.band}
         for colour, (name, line) in zip(COLOURS, lines.items(), strict=False):
             steps, values = zip(*line, strict=True)
             marker = "o" if len(line) == 1 else None
@@ -140,10 +152,8 @@ def _inline(svg: str) -> str:
 
 
 def _short(name: str, lines: Mapping[str, object]) -> str:
-    """The name without what all lines of the chart begin with."""
+    """The name without what all lines of the chart begin with; the one that they all begin with is "all"."""
     parts = [other.split("/") for other in lines]
-    common = 0
-    while all(len(own) > common + 1 and own[common] == parts[0][common] for own in parts):
-        common += 1
+    common = sum(1 for _ in takewhile(lambda own: len(set(own)) == 1, zip(*parts, strict=False)))
     # Matplotlib takes a leading underscore for "not in the legend".
-    return "/".join(name.split("/")[common:]).lstrip("_").replace("_", " ")
+    return "/".join(name.split("/")[common:]).lstrip("_").replace("_", " ") or "all"

@@ -16,6 +16,7 @@ from sparring.rollout.judging.score import entry_of
 from sparring.rollout.trajectory import Game
 from sparring.scenarios import registry
 from sparring.scenarios.contests.contest import Contest
+from sparring.scenarios.outcome import Reason
 
 EACH = 2
 """Games of one phase, side, family and verdict."""
@@ -82,7 +83,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 def shown_games(sampled: Iterable[Sampled]) -> dict[str, list[Shown]]:
     """Games by family; in each, in the order of verdict, phase and step."""
-    games = [_show(one) for one in sampled if CONTROL_SIDE not in one.label]
+    games = [_show(one) for one in sampled if CONTROL_SIDE not in one.label and not _awaits_a_judge(one)]
     order = {"win": 0, "draw": 1, "loss": 2, "void": 3}
     found: dict[str, list[Shown]] = {}
     for game in sorted(games[:MAX_GAMES], key=lambda g: (g.family, order.get(g.verdict, 9), g.phase, g.label, -g.step)):
@@ -102,6 +103,11 @@ def judged_pairs(database: RunDatabase, steps: Sequence[tuple[str, int]]) -> lis
             if first is not None and second is not None:
                 found.append(_pair(phase, step, first, second, said))
     return found
+
+
+def _awaits_a_judge(sampled: Sampled) -> bool:
+    """Whether it is an entry of an evaluation: those are shown as judged pairs."""
+    return bool(sampled.label) and any(o.reason is Reason.UNJUDGED for o in sampled.game.outcomes.values())
 
 
 def _show(sampled: Sampled) -> Shown:

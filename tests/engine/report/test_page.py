@@ -145,6 +145,18 @@ def test_metrics_become_curves_and_figures(run: RunFolder) -> None:
     assert page_of(run).source == page.source
 
 
+def test_held_out_win_rates_have_their_interval_and_lines_short_names(run: RunFolder) -> None:
+    for step in (10, 20):
+        rates = {"evaluate/win_rate": 0.5, "evaluate/low": 0.4, "evaluate/high": 0.6, "evaluate/strict": 0.9}
+        run.database.log_metrics(step, rates | {"play/win_rate": 0.5, "play/win_rate/haggle": 0.25, "play/win_rate/split": 0.75})
+    page = page_of(run)
+    words = "evaluate/win_rate: 0.5 at step 10, 0.5 at step 20; evaluate/low: 0.4 at step 10"
+    assert any(name == "aria-label" and words in value for name, value in page.attributes)
+    for label in ("all", "haggle", "split"):
+        assert f">{label}</text>" in page.source
+    assert ">low</text>" not in page.source
+
+
 def test_games_are_shown_with_what_decided_them_marked(run: RunFolder) -> None:
     games = haggles()
     run.database.record(games, step=3)
@@ -209,7 +221,7 @@ def test_calls_are_added_up(run: RunFolder) -> None:
     assert (judge.p50_seconds, judge.p99_seconds) == (1.0, 1.0)
     assert (calls.total.calls, calls.total.attempts, calls.total.dollars, calls.total.p50_seconds) == (3, 5, 1.0, 2.0)
     text = page_of(run).text
-    assert "openai:gpt-4o, judge 2 1 4 1 1 400 0 40 0.7500 (at most, 0.5000 of it unreported) 1 1 cancelled 1, server 1" in text
+    assert "openai:gpt-4o, judge 2 1 4 1 1 400 0 40 0.7500 (at most: 0.5000 of it unreported) 1 1 cancelled 1, server 1" in text
     assert "total 3 2 5 1 1 500 0 50 1.0000" in text
 
 
