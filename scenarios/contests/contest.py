@@ -196,8 +196,8 @@ class Contest(Family[Pub, NoSecret], Generic[Pub, Top]):
         return None
 
     def said_aloud(self, text: str, *, complete: bool) -> str:
-        """The others hear the answer alone, never the reasoning."""
-        return read_answer(text, complete).text
+        """The others hear the answer alone, as a judge would read it, never the reasoning."""
+        return escape_entry(read_answer(text, complete).text)
 
     def parse(self, setup: Setup[Pub, NoSecret], record: Record, seat: int, line: Line) -> None:
         raise Rejected("a contest has no commits")

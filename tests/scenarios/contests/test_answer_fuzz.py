@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from random import Random
+from typing import Any, cast
 
 import pytest
 
+from sparring.scenarios import registry
 from sparring.scenarios.contests.answer import MAX_ENTRY, escape_entry, format_reward, is_hollow, read_answer
+from sparring.scenarios.contests.contest import Contest
+from sparring.scenarios.game import GameState, replay
+from sparring.scenarios.outcome import Reason
 
 COUNT = 100_000
 TAGS = (
@@ -59,6 +64,26 @@ def test_hostile_messages_are_read_in_one_way_and_made_harmless() -> None:
             assert harmless(escaped) and escape_entry(escaped) == escaped
         is_hollow(read.text)
     assert min(seen.values()) > COUNT // 50, seen
+
+
+def test_hostile_debaters_neither_break_a_game_nor_speak_for_another() -> None:
+    rng, reasons = Random("sparring/hostile debates"), set()
+    debates: Contest[Any, Any] = cast("Contest[Any, Any]", registry.get("debate_rounds"))
+    for number in range(1500):
+        game = GameState(debates.generate(number))
+        while game.outcome() is None:
+            for seat in game.to_move:
+                game.submit(seat, hostile(rng), complete=rng.random() < 0.9)
+        for seat, outcome in (game.outcome() or {}).items():
+            reasons.add(outcome.reason)
+            found = debates.entry(game, seat)
+            assert found.empty == (outcome.reason is Reason.NO_ANSWER) and outcome.reward in (None, -1)
+            assert harmless(found.reasoning) and harmless(found.text)
+            for message in game.observe(seat).heard:
+                assert all(line.startswith("| ") for line in message.text.split("\n")[1:])
+                assert "<|" not in message.text and not ANY_ANSWER.search(message.text)
+        assert replay(game.scenario, game.turns).outcome() == game.outcome()
+    assert reasons == {Reason.UNJUDGED, Reason.NO_ANSWER}
 
 
 @pytest.mark.parametrize(
