@@ -124,6 +124,7 @@ class RemoteModels(ChatModel):
             task.cancel()
         await asyncio.gather(*flights, return_exceptions=True)
         await self._providers.close()
+        self._secrets.close()
         if self._cassette is not None:
             self._cassette.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 
@@ -18,9 +19,24 @@ _LIKE_A_KEY = re.compile(
     r"|(?i:\b(?:x-)?api[-_]?key\b[\"']?\s*(?:[:=]|provided:)\s*[\"']?)(?!\[hidden\])[^\s\"',;}]+"
 )
 
+_TALKATIVE = (
+    "openai",
+    "openai._base_client",
+    "anthropic",
+    "anthropic._base_client",
+    "httpx2",
+    "httpcore2.connection",
+    "httpcore2.http11",
+    "httpcore2.http2",
+    "httpcore2.proxy",
+    "httpcore2.socks",
+)
+"""Loggers of client libraries that tell of headers and bodies, though at levels nobody sees by default: a server may quote a key
+there."""
 
-class Secrets:
-    """The keys in use.
+
+class Secrets(logging.Filter):
+    """The keys in use. As a filter of the client libraries' loggers it also takes them out of what those write.
 
     Example:
         >>> secrets = Secrets()
@@ -30,7 +46,13 @@ class Secrets:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._known: list[str] = []
+
+    def close(self) -> None:
+        """Leaves the loggers alone again."""
+        for name in _TALKATIVE:
+            logging.getLogger(name).removeFilter(self)
 
     def read(self, variable: str, model: str) -> str:
         """The key that an environment variable holds. Raises `RemoteError` naming the variable where it is not set."""
@@ -40,6 +62,8 @@ class Secrets:
         if not key.isascii() or not key.isprintable():
             raise RemoteError(f"the environment variable {variable} holds characters that no key has: set it again")
         if key not in self._known:
+            for name in _TALKATIVE:
+                logging.getLogger(name).addFilter(self)
             self._known.append(key)
             self._known.sort(key=len, reverse=True)  # a key that contains another goes first
         return key
@@ -54,3 +78,10 @@ class Secrets:
             if key in text:
                 text = text.replace(key, HIDDEN)
         return text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Lets every record through, without keys."""
+        said = record.getMessage()
+        if any(key in said for key in self._known):
+            record.msg, record.args = self.hide_known(said), ()
+        return True
