@@ -173,6 +173,7 @@ def _write(view: View[Public, NoSecret], rng: Random) -> Material:
     points, other = _points(public, view.seat)
     own = rng.sample(points, len(points))
     own = own[turn % len(own) :] + own[: turn % len(own)]
+    rng = Random(f"{rng.random()}/{turn}")  # a strategy's generator starts alike at every turn
     keys = content_words(public.motion)
     first, second = sorted(rng.sample(range(len(keys)), 2))
     opening = rng.choice(OPENINGS[_stance(public, view.seat)]).format(lowered(public.motion))
