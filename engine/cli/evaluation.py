@@ -134,7 +134,7 @@ def _enough(settings: RunConfig, games: int) -> RunConfig:
     topics than that."""
     import msgspec
 
-    from sparring.engine.evaluation.contest import held_out_topics
+    from sparring.engine.evaluation.topics import held_out_topics
 
     wanted, seats = settings.evaluation, 1 if settings.contests else SEATS
     scenarios = max(math.ceil(games / seats), len(settings.families))

@@ -6,18 +6,18 @@ Owns topics, entries and pairs. What the figures are and say is `contest_report.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
-from typing import Any
 
 from sparring.engine.engine import Engine
 from sparring.engine.errors import EvaluationError
 from sparring.engine.evaluation.contest_points import MIN_TOPICS, Form, Pairing, difference_of, standing_of
 from sparring.engine.evaluation.contest_report import BASE, ContestReport, Example
 from sparring.engine.evaluation.evaluate import Match, arrange
+from sparring.engine.evaluation.topics import find_contest, held_out_topics, topics_of
 from sparring.rollout.judging import evaluation as judging
 from sparring.rollout.judging.audit import audit
 from sparring.rollout.judging.clerk import Clerk, gather
@@ -31,13 +31,10 @@ from sparring.rollout.player import PlayerFactory
 from sparring.rollout.progress import Progress
 from sparring.rollout.runner import Admit, admit_all, play
 from sparring.rollout.trajectory import Game
-from sparring.scenarios import registry
-from sparring.scenarios.contests.contest import Contest, Criterion, Entry
+from sparring.scenarios.contests.contest import Criterion, Entry
 from sparring.scenarios.family import Split
 from sparring.scenarios.scenario import Scenario
 
-DRAWS = 24
-"""Instances looked at for each topic, to find every side of it."""
 EXAMPLES = 6
 CONTROLS = 8
 """Texts compared with themselves, and as many with a padded copy, that test each judge."""
@@ -64,7 +61,7 @@ class Sheet:
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
-        return _contest(self.scenario.family).criteria
+        return find_contest(self.scenario.family).criteria
 
     def subject(self, judge: Panel) -> Subject:
         """The entry as one that a judge may be tested on."""
@@ -147,6 +144,8 @@ async def contend(
     if not scenarios:
         raise EvaluationError("nothing to evaluate: ask for at least one scenario of a contest")
 
+    topics = topics_of(scenarios)
+
     async def write(label: str, policy: str, players: PlayerFactory, own_seed: int) -> list[Sheet]:
         matches = arrange(scenarios, policy=policy, partners=partners, games=games, seed=own_seed, label=label)
         with Progress(f"evaluate {label}", total=len(matches), quiet=quiet) as progress:
@@ -158,7 +157,7 @@ async def contend(
 
             deals = (match.deal for match in matches)
             played = play(deals, players, concurrency=concurrency, time_limit=time_limit, on_game=show, admit=admit)
-            return await _sheets(matches, played)
+            return await _sheets(matches, played, topics)
 
     # The base model's independent sample: the same deals under another seed.
     other_seed = seed + 1
@@ -192,40 +191,7 @@ async def contend(
     )
 
 
-def held_out_topics(families: Sequence[str], count: int, *, split: Split = "seed", seed: int = 0) -> list[Scenario]:
-    """At most `count` instances of a split, spread evenly over the contests: every side of a topic before the next topic.
-
-    A contest with fewer gives all that it has. The same ones on every machine.
-    """
-    found: list[Scenario] = []
-    for number, name in enumerate(families):
-        share = count // len(families) + (number < count % len(families))
-        found += _every_side(name, split, seed)[:share]
-    return found
-
-
-def _every_side(name: str, split: Split, seed: int) -> list[Scenario]:
-    contest = _contest(name)
-    sides: dict[str, dict[tuple[str, ...], Scenario]] = {}
-    first = seed * 1_000_000
-    for at in range(first, first + DRAWS * len(contest.topics(split))):
-        scenario = contest.generate(at, split)
-        sides.setdefault(_topic(scenario), {}).setdefault(scenario.seat_names, scenario)
-    return [scenario for own in sides.values() for scenario in own.values()]
-
-
-def _topic(scenario: Scenario) -> str:
-    contest = _contest(scenario.family)
-    return contest.subject(contest.setup(scenario).public)
-
-
-def _contest(name: str) -> Contest[Any, Any]:
-    contest = registry.get(name)
-    assert isinstance(contest, Contest), name
-    return contest
-
-
-async def _sheets(matches: Sequence[Match], played: AsyncIterator[Game]) -> list[Sheet]:
+async def _sheets(matches: Sequence[Match], played: AsyncIterator[Game], topics: Mapping[str, str]) -> list[Sheet]:
     games: dict[str, Game] = {}
     async with aclosing(played):  # type: ignore[type-var]
         async for game in played:
@@ -233,11 +199,11 @@ async def _sheets(matches: Sequence[Match], played: AsyncIterator[Game]) -> list
     failed = [game.error for game in games.values() if game.error is not None]
     if len(failed) == len(matches):
         raise EvaluationError(f"none of {len(matches)} games could be played; the first: {failed[0]}")
-    return [_sheet(match, games[match.deal.id]) for match in matches]
+    return [_sheet(match, games[match.deal.id], topics[match.scenario_id]) for match in matches]
 
 
-def _sheet(match: Match, game: Game) -> Sheet:
-    return Sheet(match, _topic(game.scenario), None if game.error is not None else entry_of(game, match.seat))
+def _sheet(match: Match, game: Game, topic: str) -> Sheet:
+    return Sheet(match, topic, None if game.error is not None else entry_of(game, match.seat))
 
 
 async def _judged(mine: Sequence[Sheet], others: Sequence[Sheet], ask: Ask) -> tuple[list[Pairing], tuple[Judgement, ...]]:

@@ -121,13 +121,17 @@ class RunDatabase:
 
     def sample(self, each: int) -> Iterator[Sampled]:
         """The latest `each` games of every phase, side, family and verdict of a policy's seat, newest first."""
-        query = (
-            "SELECT number, phase, label, step FROM (SELECT *, row_number() OVER "
-            "(PARTITION BY phase, label, family, verdict ORDER BY number DESC) AS place FROM (SELECT DISTINCT number, phase, step, "
-            "family, verdict, CASE phase WHEN 'train' THEN '' ELSE substr(games.id, 1, instr(games.id, '/') - 1) END AS label "
-            "FROM games JOIN scenarios ON scenario = scenarios.id JOIN outcomes ON game = number "
-            "WHERE player = 'policy' OR player LIKE 'policy:%')) WHERE place <= ? ORDER BY number DESC"
-        )
+        query = """
+            WITH seen AS (
+                SELECT DISTINCT number, phase, step, family, verdict,
+                    CASE phase WHEN 'train' THEN '' ELSE substr(games.id, 1, instr(games.id, '/') - 1) END AS label
+                FROM games JOIN scenarios ON scenario = scenarios.id JOIN outcomes ON game = number
+                WHERE player = 'policy' OR player LIKE 'policy:%'
+            ), placed AS (
+                SELECT *, row_number() OVER (PARTITION BY phase, label, family, verdict ORDER BY number DESC) AS place FROM seen
+            )
+            SELECT number, phase, label, step FROM placed WHERE place <= ? ORDER BY number DESC
+        """
         with self._explained("read"):
             rows = self._db.execute(query, (each,)).fetchall()
         for number, phase, label, step in rows:

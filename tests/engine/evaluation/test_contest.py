@@ -12,10 +12,11 @@ import msgspec
 import pytest
 
 from sparring.engine.errors import EvaluationError
-from sparring.engine.evaluation.contest import Contenders, contend, held_out_topics
+from sparring.engine.evaluation.contest import Contenders, contend
 from sparring.engine.evaluation.contest_points import Form, Pairing, difference_of, points_of, wins_by_topic
 from sparring.engine.evaluation.contest_report import ContestReport
 from sparring.engine.evaluation.statistics import Wins, against_even
+from sparring.engine.evaluation.topics import held_out_topics
 from sparring.rollout.errors import CallError, PlayerError
 from sparring.rollout.judging.judge import Comparison, Judgement, Preference
 from sparring.rollout.judging.panel import Member, Panel
@@ -23,6 +24,7 @@ from sparring.rollout.player import Player, Reply, Seating, Table
 from sparring.rollout.trajectory import Deal, Game
 from sparring.scenarios import registry
 from sparring.scenarios.contests.contest import Contest, Entry
+from sparring.scenarios.family import Split
 from sparring.scenarios.scenario import Scenario
 
 PLACES = 12
@@ -108,6 +110,21 @@ def test_topics_are_held_out_and_come_with_every_side(topics: list[Scenario]) ->
     assert len(everything) == 2 * len(contest.topics("seed"))
     assert {s.skin for s in held_out_topics(["debate"], 4, split="skin")} <= contest.held_out_skins
     assert len(held_out_topics(["debate", "debate_rounds"], 9)) == 9
+    with pytest.raises(EvaluationError, match="haggle is no contest"):
+        held_out_topics(["haggle"], 3)
+
+
+@pytest.mark.parametrize("name", registry.contests())
+@pytest.mark.parametrize("split", ["seed", "range", "skin"])
+def test_every_contest_has_each_of_its_topics_once_a_side(name: str, split: Split) -> None:
+    """Baskets list their parts in any order: one basket is one topic, not as many as there are orders."""
+    contest = registry.get(name)
+    assert isinstance(contest, Contest)
+    found = held_out_topics([name], 10_000, split=split)
+    parts = Counter(" ".join(sorted(contest.subject(contest.setup(s).public).lower().split())) for s in found)
+    assert len(parts) <= len(contest.topics(split))
+    assert len(parts) >= 0.8 * len(contest.topics(split))
+    assert set(parts.values()) <= {1, 2}
 
 
 def test_a_stronger_policy_wins_every_pair_against_the_base(topics: list[Scenario]) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from sparring.bench.fake_provider import FakeProvider, Faults
 from sparring.bench.fake_provider import Price as Listed
-from sparring.engine.evaluation.contest import Contenders, contend, held_out_topics
+from sparring.engine.evaluation.contest import Contenders, contend
 from sparring.engine.evaluation.contest_report import ContestReport
+from sparring.engine.evaluation.topics import held_out_topics
 from sparring.engine.report.spending import account
 from sparring.engine.run.database import RunDatabase
 from sparring.rollout.judging.llm import LlmJudge

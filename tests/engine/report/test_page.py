@@ -16,8 +16,9 @@ import pytest
 from sparring.engine.config import load_run_config
 from sparring.engine.errors import RunError
 from sparring.engine.evaluation.compare import compare
-from sparring.engine.evaluation.contest import Contenders, contend, held_out_topics
+from sparring.engine.evaluation.contest import Contenders, contend
 from sparring.engine.evaluation.evaluate import arrange, evaluate, held_out
+from sparring.engine.evaluation.topics import held_out_topics
 from sparring.engine.report.facts import gather
 from sparring.engine.report.markup import Piece, pieces, seen
 from sparring.engine.report.page import write_report
