@@ -17,7 +17,7 @@ import msgspec
 from sparring.rollout.chat import ChatFormat
 from sparring.rollout.errors import PlayerError, RolloutError
 from sparring.rollout.player_spec import parse_player as parse_player
-from sparring.rollout.remote.call import ChatModel
+from sparring.rollout.remote.call import ChatModel, Purpose
 from sparring.rollout.remote.config import ChatSampling
 from sparring.rollout.sampler import Sampler, SampleRequest
 from sparring.rollout.trajectory import Deal, Trajectory
@@ -214,7 +214,8 @@ class Seating:
     """A `PlayerFactory` over one sampler. Without a sampler only scripts can sit down, and models elsewhere.
 
     `adapter` is the published adapter that "policy" stands for; `None` seats the base model there. `remote` answers for models
-    elsewhere, which sample as `partner` says; `phase` tells deals of one id in different phases of a run apart for them.
+    elsewhere, which sample as `partner` says; `phase` tells deals of one id in different phases of a run apart for them, and
+    `purpose` is what the ledger says of their calls.
 
     Example:
         >>> seating = Seating(sampler=generator, chat=ChatFormat(tokenizer), adapter="policy")
@@ -228,6 +229,7 @@ class Seating:
     remote: ChatModel | None = None
     partner: ChatSampling = field(default_factory=ChatSampling)
     phase: str = ""
+    purpose: Purpose = "partner"
 
     def __call__(self, deal: Deal, seat: str) -> Player:
         spec = parse_player(deal.players[seat])
@@ -245,4 +247,6 @@ class Seating:
 
         if self.remote is None:
             raise RolloutError(f"{deal.players[seat]!r} is a model elsewhere: give Seating a `remote` to call it through")
-        return ChatPlayer(self.remote, deal.players[seat], deal, seat, sampling=self.partner, phase=self.phase)
+        return ChatPlayer(
+            self.remote, deal.players[seat], deal, seat, sampling=self.partner, phase=self.phase, purpose=self.purpose
+        )

@@ -36,6 +36,8 @@ def show_summary(summary: Summary, folder: Path) -> None:
     )
     print(f"The adapter is in {folder / 'adapter'} (PEFT format), every game and metric in {folder / 'run.db'},")
     print(f"these figures in {folder / 'summary.json'}, the settings in {folder / 'config.toml'}.")
+    if (page := folder / "report.html").is_file():
+        print(f"Curves, games and calls to look at: {page}")
 
 
 def show_report(report: Report) -> None:

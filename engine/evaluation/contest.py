@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 
@@ -77,12 +77,13 @@ class Sheet:
 class Contenders:
     """Who writes: `policy` as it was trained, `base` the base model in its place, and `comparison`, a player spec.
 
-    Both are factories for deals whose seat is "policy"; the comparison's own spec is theirs to seat, too.
+    `policy` and `base` are factories for deals whose seat is "policy"; `other` seats the comparison, `base` where it is left out.
     """
 
     policy: PlayerFactory
     base: PlayerFactory
     comparison: str = BASE
+    other: PlayerFactory | None = None
 
 
 async def appraise_contests(
@@ -105,7 +106,12 @@ async def appraise_contests(
     config, wanted = engine.config, engine.config.evaluation
     return await contend(
         held_out_topics(config.contests, wanted.scenarios, split=wanted.split, seed=wanted.seed),
-        Contenders(policy=engine.seating(adapter), base=engine.seating(), comparison=comparison),
+        Contenders(
+            policy=engine.seating(adapter),
+            base=engine.seating(),
+            comparison=comparison,
+            other=replace(engine.seating(), purpose="compare"),
+        ),
         judge,
         split=wanted.split,
         games=wanted.games,
@@ -161,7 +167,7 @@ async def contend(
 
     # The base model's independent sample: the same deals under another seed.
     other_seed = seed + 1
-    other = await write(COMPARISON, contenders.comparison, contenders.base, other_seed)
+    other = await write(COMPARISON, contenders.comparison, contenders.other or contenders.base, other_seed)
     trained = await write(TRAINED, "policy", contenders.policy, seed)
     baseline = None if contenders.comparison == BASE else await write(BASELINE, "policy", contenders.base, seed)
     ask = partial(judging.compare_entries, panel=judge, concurrency=judge_concurrency, on_judgement=on_judgement)

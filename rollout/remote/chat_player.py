@@ -11,7 +11,7 @@ from random import Random
 from sparring.rollout.chat import SILENCE, line
 from sparring.rollout.player import Player, Reply, Table
 from sparring.rollout.player_spec import parse_player
-from sparring.rollout.remote.call import ChatMessage, ChatModel, ChatRequest, Finish
+from sparring.rollout.remote.call import ChatMessage, ChatModel, ChatRequest, Finish, Purpose
 from sparring.rollout.remote.config import ChatSampling, Price
 from sparring.rollout.remote.models import CALL_TOKENS, MESSAGE_TOKENS
 from sparring.rollout.trajectory import Deal
@@ -36,11 +36,19 @@ class ChatPlayer(Player):
     """
 
     def __init__(
-        self, model: ChatModel, spec: str, deal: Deal, seat: str, *, sampling: ChatSampling | None = None, phase: str = ""
+        self,
+        model: ChatModel,
+        spec: str,
+        deal: Deal,
+        seat: str,
+        *,
+        sampling: ChatSampling | None = None,
+        phase: str = "",
+        purpose: Purpose = "partner",
     ) -> None:
-        """`phase` tells deals of one id in different phases of a run apart."""
+        """`phase` tells deals of one id in different phases of a run apart; `purpose` is what the ledger says of its calls."""
         self._model, self._spec, self._deal, self._seat = model, spec, deal, seat
-        self._sampling = sampling or ChatSampling()
+        self._sampling, self._purpose = sampling or ChatSampling(), purpose
         self._game = f"{phase}/{deal.id}" if phase else deal.id
         self._messages: list[ChatMessage] = []
         self._heard = 0
@@ -61,6 +69,7 @@ class ChatPlayer(Player):
             key=f"{self._game}/{self._seat}/{turn}",
             game=self._deal.id,
             seat=self._seat,
+            purpose=self._purpose,
         )
         reply = await self._model.chat(request)
         self._heard = len(seen.heard)

@@ -35,7 +35,7 @@ class Speaker(Player):
 
 
 def seats(remote: RemoteModels, answer: str) -> Callable[[Deal, str], Player]:
-    elsewhere = Seating(remote=remote, partner=ChatSampling(max_tokens=128))
+    elsewhere = Seating(remote=remote, partner=ChatSampling(max_tokens=128), purpose="compare")
     return lambda deal, seat: Speaker(answer) if deal.players[seat] == "policy" else elsewhere(deal, seat)
 
 
@@ -69,7 +69,7 @@ def test_faults_drop_pairs_and_the_ledger_is_the_providers_own(tmp_path: Path) -
             again = await measure(provider, database)
             found = account(database.ledger.attempts())
             assert found.total.attempts == provider.ledger.total.requests
-            assert {row.model for row in found.rows} == {"fake:writer", "fake:judge"}
+            assert {(row.model, row.purpose) for row in found.rows} == {("fake:writer", "compare"), ("fake:judge", "judge")}
             billed = provider.ledger.total.dollars
             assert found.total.dollars >= billed - 1e-9  # what was cut or malformed is estimated from above
             assert found.total.failures.keys() <= {result.value for result in Result}
