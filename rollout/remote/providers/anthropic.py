@@ -18,6 +18,8 @@ from sparring.rollout.remote.secrets import Secrets
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
+PATH = "/v1/messages"
+"""Posted as it is, like OpenAI's: the client's typed call walks through all messages again."""
 _FINISHES = {
     "end_turn": Finish.STOP,
     "stop_sequence": Finish.STOP,
@@ -39,11 +41,12 @@ class AnthropicProvider(Provider):
 
     async def send(self, request: ChatRequest, *, within: float) -> ProviderReply:
         try:
-            response = await self._client.messages.with_raw_response.create(**_body(request, self._ref), timeout=within)
+            body = _body(request, self._ref)
+            answer = await self._client.post(PATH, body=body, cast_to=httpx2.Response, options={"timeout": within})
         except self._errors as error:
             fault = fault_of(error, self._secrets, self._ref.spec)
         else:
-            return self._read(response.http_response)
+            return self._read(answer)
         raise fault  # outside of the handler: the client's own error, which may quote a key, is not carried along
 
     async def close(self) -> None:

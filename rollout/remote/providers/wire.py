@@ -7,12 +7,14 @@ so that it imports neither.
 from __future__ import annotations
 
 from typing import Any
+from urllib.request import getproxies
 
 import httpx2
 import msgspec
 
 from sparring.rollout.remote.call import Result, Usage
 from sparring.rollout.remote.headers import Limits, read_limits
+from sparring.rollout.remote.providers.pools import SharedPools
 from sparring.rollout.remote.providers.provider import ProviderFault
 from sparring.rollout.remote.secrets import Secrets
 
@@ -26,9 +28,11 @@ _OUT_OF_CREDIT = ("insufficient_quota", "billing_hard_limit_reached", "credit ba
 
 
 def new_http_client(connections: int) -> httpx2.AsyncClient:
-    """A pool that holds every request in flight and keeps its connections. Redirects are not followed: a key would go along."""
-    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=60.0)
-    return httpx2.AsyncClient(limits=limits, timeout=None, follow_redirects=False)
+    """Holds every request in flight and keeps its connections. Redirects are not followed: a key would go along."""
+    if getproxies():  # as the environment names them; only the client's own pool goes through one
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=60.0)
+        return httpx2.AsyncClient(limits=limits, timeout=None, follow_redirects=False)
+    return httpx2.AsyncClient(transport=SharedPools(connections), timeout=None, follow_redirects=False)
 
 
 def fault_of(error: Exception, secrets: Secrets, model: str) -> ProviderFault:
