@@ -16,8 +16,11 @@ from sparring.engine.evaluation.contest import appraise_contests
 from sparring.engine.evaluation.decline import Decline, HeldOut, decline
 from sparring.engine.members import Member
 from sparring.engine.run.folder import BEST, RunFolder
+from sparring.rollout.judging.judge import Judgement
 
 HISTORY = "held_out.json"
+PHASE = "held out"
+"""Of its judgements in the run's database."""
 
 
 class HeldOutLog:
@@ -51,13 +54,16 @@ class HeldOutLog:
     async def look(self, engine: Engine, member: Member, step: int, *, quiet: bool) -> dict[str, float]:
         """Evaluates the member's policy as it is served, notes it, and keeps its adapter if none was better. Returns figures for
         the tracker."""
+        said: list[Judgement] = []
         report = await appraise_contests(
             engine,
             adapter=member.adapter,
             judge=engine.judging.evaluation,
             comparison=engine.config.judging.comparison,
             quiet=quiet,
+            on_judgement=said.append,
         )
+        self._run.database.ledger.record_judgements(said, phase=PHASE, step=step)
         self.history.append(HeldOut(step=step, topics=report.trained.topics))
         if self.verdict.best_step == step:
             self._run.publish(BEST, member.learner.adapter().files())

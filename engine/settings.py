@@ -10,7 +10,8 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -125,10 +126,13 @@ def _checked(tree: dict[str, Any], kind: type[msgspec.Struct], label: str, above
             raise ConfigError(f"{label}: there is no setting {above}{key}: {_suggest(key, kind, above, root)}")
         options = _options(hints[key])
         section = next((option for option in options if _is_struct(option)), None)
+        items = next((item for option in options if (item := _items(option)) is not None), None)
         if value == NONE and types.NoneType in options:
             result[key] = None
         elif section is not None and isinstance(value, dict):
             result[key] = _checked(value, section, label, f"{above}{key}.", root)
+        elif items is not None and isinstance(value, dict | list) and _all_tables(value):
+            result[key] = _each(value, partial(_checked, kind=items, label=label, root=root), f"{above}{key}")
         else:
             try:
                 msgspec.convert(value, hints[key])
@@ -138,6 +142,23 @@ def _checked(tree: dict[str, Any], kind: type[msgspec.Struct], label: str, above
                 raise ConfigError(f"{label}: {above}{key}: expected a finite number")
             result[key] = value
     return result
+
+
+def _items(hint: Any) -> type[msgspec.Struct] | None:
+    """The struct that a table of tables (`dict[str, Struct]`) or a list of them (`tuple[Struct, ...]`) holds."""
+    inside = typing.get_args(hint)[-1 if typing.get_origin(hint) is dict else 0 :][:1]
+    return inside[0] if typing.get_origin(hint) in (dict, tuple) and inside and _is_struct(inside[0]) else None
+
+
+def _all_tables(value: dict[str, Any] | list[Any]) -> bool:
+    return all(isinstance(item, dict) for item in (value.values() if isinstance(value, dict) else value))
+
+
+def _each(value: dict[str, Any] | list[Any], check: Callable[..., Any], above: str) -> Any:
+    """Every item checked, under a name that tells which one it is."""
+    if isinstance(value, dict):
+        return {name: check(item, above=f"{above}.{name}.") for name, item in value.items()}
+    return [check(item, above=f"{above}[{number}].") for number, item in enumerate(value)]
 
 
 def _finite(value: Any) -> bool:

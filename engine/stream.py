@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Self
 
+from sparring.rollout.errors import BudgetError
 from sparring.rollout.runner import Admit, admit_all
 from sparring.rollout.trajectory import Deal, Game
 
@@ -48,6 +49,7 @@ class GameStream:
         self._ended: dict[int, list[Game]] = {step: list(games) for step, games in (kept or {}).items()}
         self._step_of: dict[str, int] = {}
         self._learned = steps.start
+        self._spent: BudgetError | None = None
         self._missing: dict[int, int] = {}
         """Games of each step that was dealt and have not ended."""
         self._complete: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
@@ -110,8 +112,16 @@ class GameStream:
     @asynccontextmanager
     async def _admit(self, deal: Deal) -> AsyncIterator[None]:
         await self._may_begin[self._step_of[deal.id]].wait()
-        async with self._admit_game(deal):
-            yield
+        if self._spent is not None:
+            raise self._spent
+        try:
+            async with self._admit_game(deal):
+                yield
+        except BudgetError as error:
+            self._spent = error
+            for event in self._may_begin.values():  # games of later steps wait in vain: an earlier step will not be complete
+                event.set()
+            raise
 
     def _wake_all(self, pump: asyncio.Task[None]) -> None:
         """Whoever waits for games learns that no more will come."""

@@ -17,7 +17,7 @@ import msgspec
 
 from sparring.engine.config import RunConfig, load_run_config
 from sparring.engine.deal import deal
-from sparring.engine.engine import POLICY, Engine
+from sparring.engine.engine import POLICY, Engine, check_models_elsewhere
 from sparring.engine.errors import FenceError, Interrupted
 from sparring.engine.evaluation.appraise import appraise
 from sparring.engine.evaluation.compare import Report
@@ -27,6 +27,7 @@ from sparring.engine.gate import Gate
 from sparring.engine.held_out import HeldOutLog
 from sparring.engine.members import Member, open_members, rate, trained_on
 from sparring.engine.metrics import COLUMNS, CONTEST_COLUMNS, remote_metrics, step_metrics
+from sparring.engine.report.page import write_report
 from sparring.engine.run.folder import ADAPTERS, RunFolder
 from sparring.engine.run.summary import Clock, Summary, seconds, throughput
 from sparring.engine.run.tracker import DatabaseTracker, TerminalTracker, Tracker, Trackers, WandbTracker
@@ -56,6 +57,7 @@ def train(config: RunConfig, output: Path, *, quiet: bool = False, adapter: Path
         0.04
     """
     config.check()
+    check_models_elsewhere(config)
     clock = Clock()
     with ExitStack() as stack:
         with clock.measure("other"):
@@ -290,7 +292,7 @@ class _Loop:
 
     async def look(self) -> None:
         """An evaluation of the contests on the way, where the settings ask for one after this step."""
-        if self.held_out.is_due(self.steps):
+        if self.steps < self.config.iterations and self.held_out.is_due(self.steps):
             with self.clock.measure("evaluate"):
                 self.engine.generator.resume()
                 found = await self.held_out.look(self.engine, self.leader, self.steps, quiet=self.quiet)
@@ -333,6 +335,7 @@ class _Loop:
             seconds=seconds(self.clock),
         )
         self.folder.write_summary(summary)
+        write_report(self.folder.path)
         return summary
 
     async def appraise_contests(self, adapter: str) -> ContestReport:

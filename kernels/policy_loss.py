@@ -56,6 +56,10 @@ class PolicySums:
         return cls(**dict(zip(values, held.tolist(), strict=True)))
 
 
+NOISE = 1e-4
+"""Nats. Two float32 programs that compute one policy differ by about 1e-6 in a log-prob, and by less than this at most."""
+
+
 def policy_loss(
     logp: Tensor,
     advantage: Tensor,
@@ -76,7 +80,8 @@ def policy_loss(
     All tensors are [N]. `weight` holds the normalisation, so the loss is a plain sum:
 
         r    = exp(logp - old)                                          old = logp, detached, if none is given
-        tis  = min(exp(old - generator), cap), detached                 1 without a cap   (Yao et al. 2025)
+        tis  = min(exp(old - generator), cap), detached                 1 without a cap   (Yao et al. 2025), and 1 where the two
+                                                                        differ by less than `NOISE`
         pg   = -min(r A, clip(r, 1 - low, 1 + high) A) * tis
         kl   = exp(ref - logp) - (ref - logp) - 1                       Schulman's k3: unbiased, never negative
         loss = sum of weight * (pg + beta kl)  -  entropy_weight * sum of entropy
@@ -92,7 +97,10 @@ def policy_loss(
     log_ratio = logp - old
     ratio = log_ratio.exp()
     importance = (old - generator_logp).exp()
-    tis = torch.ones_like(importance) if tis_cap is None else importance.clamp(max=tis_cap)
+    # The last bits of a float32 log-prob depend on what else was in the generator's batch. Weighing by them would correct nothing,
+    # and would make the update depend on who answered first.
+    corrects = (old - generator_logp).abs() >= NOISE
+    tis = torch.ones_like(importance) if tis_cap is None else torch.where(corrects, importance.clamp(max=tis_cap), 1.0)
     bounded = ratio.clamp(1 - clip_low, 1 + clip_high)
     policy = (-torch.minimum(ratio * advantage, bounded * advantage) * tis * weight).sum()
     loss = policy
