@@ -97,8 +97,8 @@ def policy_loss(
     log_ratio = logp - old
     ratio = log_ratio.exp()
     importance = (old - generator_logp).exp()
-    # The last bits of a float32 log-prob depend on what else was in the generator's batch. Weighing by them would correct nothing,
-    # and would make the update depend on who answered first.
+    # The last bits of a float32 log-prob depend on what else was in the generator's batch. Weighing by them corrects nothing, and
+    # would make the update depend on who answered first.
     corrects = (old - generator_logp).abs() >= NOISE
     tis = torch.ones_like(importance) if tis_cap is None else torch.where(corrects, importance.clamp(max=tis_cap), 1.0)
     bounded = ratio.clamp(1 - clip_low, 1 + clip_high)

@@ -1,5 +1,6 @@
-"""The whole loop with models elsewhere, against a provider on a real socket that faults: games are scored or void, the ledger is the
-provider's own, the budget holds, and nothing is paid twice."""
+"""The whole loop with models elsewhere, against a provider on a real socket that faults.
+
+Games are scored or void, the ledger is the provider's own, the budget holds, and nothing is paid twice."""
 
 from __future__ import annotations
 
