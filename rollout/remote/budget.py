@@ -168,6 +168,8 @@ class Budget:
 
     def _stuck(self) -> bool:
         """Whether every call in progress waits here, and every admitted game for one of them: nobody will give back."""
+        if len(self._calls) < self._open_holds:
+            return False
         waiting = [waiter for waiter in self._calls if not waiter.granted.done()]
         if len(waiting) < self._open_holds:
             return False

@@ -59,6 +59,11 @@ class Gate:
         return self._concurrency.in_flight
 
     @property
+    def closed(self) -> bool:
+        """Whether the server failed so often that nothing is sent for now."""
+        return self._breaker.is_open
+
+    @property
     def waiting(self) -> int:
         return len(self._queue)
 

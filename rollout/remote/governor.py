@@ -30,6 +30,8 @@ class Governed:
         self.most = most_usage(request)
         self.sent = 0
         self.reply: ChatReply | None = None
+        self.fault: ProviderFault | None = None
+        """Of the latest attempt that failed."""
 
 
 class Governor:
@@ -65,13 +67,14 @@ class Governor:
                 return call.reply
             if fault.fatal:
                 raise RemoteError(fault.message)
+            call.fault = fault
             failures += 1
             counted += fault.result is not Result.RATE_LIMITED
             if fault.result not in RETRIED or counted > self._config.max_retries:
-                raise self._given_up(call, fault)
+                raise self._given_up(call)
             pause = self.pause(failures, fault.limits.retry_after)
             if loop.time() + pause >= call.deadline:
-                raise self._given_up(call, fault, f"its deadline of {self._config.deadline:g} s leaves no time for another")
+                raise self._given_up(call, f"its deadline of {self._config.deadline:g} s leaves no time for another")
             await asyncio.sleep(pause)
 
     def pause(self, failures: int, retry_after: float | None) -> float:
@@ -113,18 +116,19 @@ class Governor:
             async with asyncio.timeout_at(call.deadline):
                 await call.hold.secure()
         except TimeoutError:
-            raise self._given_up(call, None, "its deadline passed while it waited for budget") from None
+            raise self._given_up(call, "its deadline passed while it waited for budget") from None
         except BudgetError as error:
             if first and not call.hold.admitted:
                 raise
-            raise self._given_up(call, None, f"there is no budget for another attempt: {error}") from None
+            raise self._given_up(call, f"there is no budget for another attempt: {error}") from None
         try:
             tokens = self.gate.expected_tokens(call.request, call.most.prompt_tokens)
             return await self.gate.enter(tokens, deadline=call.deadline, again=not first)
         except BaseException as error:
             call.hold.settle(0.0)
             if isinstance(error, TimeoutError):
-                raise self._given_up(call, None, "its deadline passed while it waited for the provider's limits") from None
+                what = "a server that failed too often to pass" if self.gate.closed else "the provider's limits"
+                raise self._given_up(call, f"its deadline passed while it waited for {what}") from None
             raise
 
     def _enter_hedge(self, call: Governed) -> Pass | None:
@@ -205,9 +209,9 @@ class Governor:
         usage, dollars, remark = charge(self._ref.price, call.most, reported)
         return usage, dollars, bool(remark), remark if result is Result.OK or reported is not None else ""
 
-    def _given_up(self, call: Governed, fault: ProviderFault | None, why: str = "") -> CallError:
+    def _given_up(self, call: Governed, why: str = "") -> CallError:
         attempts = f"{call.sent} attempt{'s' * (call.sent != 1)}"
-        said = "; ".join(part for part in (fault.message if fault else "", why) if part)
+        said = "; ".join(part for part in (call.fault.message if call.fault else "", why) if part)
         return CallError(f"{self._ref.spec} gave no answer in {attempts}: {said}")
 
 

@@ -322,7 +322,7 @@ def test_the_first_attempt_that_cannot_be_paid_is_the_budgets_end(
 def test_a_retry_that_cannot_be_paid_fails_the_call_alone(virtually: Run, scripted: Any, settings: Settings, ask: Ask) -> None:
     bench = Bench(scripted((0.0, ProviderFault(Result.CUT, "cut"))), settings(budget=0.00018))
     said = virtually(bench.fails(ask()))
-    assert said.startswith("test:m gave no answer in 1 attempt: there is no budget for another attempt: the budget of $0.00")
+    assert said.startswith("test:m gave no answer in 1 attempt: cut; there is no budget for another attempt: the budget of $0.00")
 
 
 def test_an_open_breaker_holds_calls_back_until_their_deadline(
@@ -333,7 +333,10 @@ def test_an_open_breaker_holds_calls_back_until_their_deadline(
     bench = Bench(scripted((0.0, down)), config)
     said = virtually(bench.fails(ask()))
     assert bench.provider.sent == [0.0, 1.0, 2.0]
-    assert said == "test:m gave no answer in 3 attempts: its deadline passed while it waited for the provider's limits"
+    assert said == (
+        "test:m gave no answer in 3 attempts: test:m: connection refused; "
+        "its deadline passed while it waited for a server that failed too often to pass"
+    )
 
 
 def test_hundreds_of_calls_with_every_kind_of_fault_add_up(
