@@ -15,7 +15,6 @@ GRAIN = MINUTE / 600
 """Seconds within which takings are noted as one."""
 BURST = 1.0
 """Seconds' worth of a limit that may go out at once: providers enforce a minute's limit by shares of it."""
-NEVER = float("inf")
 
 
 class Paced:
@@ -116,7 +115,7 @@ class Bucket:
         return min(known, default=None)
 
     def wait(self, amount: float, now: float) -> float:
-        """Seconds until `amount` may go out; `NEVER` where only the provider's next word can tell."""
+        """Seconds until `amount` may go out."""
         pause = max(0.0, self._blocked - now)
         for paced in (self._ceiling, self._paced):
             if paced is not None:
