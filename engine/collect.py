@@ -6,7 +6,7 @@ Collecting step n and learning from its file makes the same update as step n of 
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ import torch
 
 from sparring.engine.config import RunConfig
 from sparring.engine.deal import deal
-from sparring.engine.engine import POLICY, Engine
+from sparring.engine.engine import POLICY, Engine, check_models_elsewhere
 from sparring.engine.errors import ConfigError
 from sparring.engine.fence import Fence
 from sparring.engine.members import trained_on
@@ -25,6 +25,7 @@ from sparring.learner.lora import fingerprint_model
 from sparring.learner.stats import StepStats
 from sparring.rollout.chat import ChatFormat
 from sparring.rollout.errors import TrainingFileError
+from sparring.rollout.judging.score import score_games
 from sparring.rollout.progress import Progress
 from sparring.rollout.stats import RolloutStats
 from sparring.rollout.training_file import Header, TrainingWriter, read_header, read_trajectories
@@ -54,9 +55,13 @@ def collect(
 ) -> Collected:
     """Plays the games of one step with the policy as it is, or `adapter`, into the training file `output`.
 
-    `texts` also gets the games as readable JSON lines. Raises `ConfigError`, `AdapterError` or `TrainingFileError`.
+    `texts` also gets the games as readable JSON lines. Contests are judged, as in `train`. Raises `ConfigError`, `AdapterError`,
+    `TrainingFileError`, and for models elsewhere `RemoteError` or `BudgetError`.
     """
     config.check()
+    if config.population > 1:
+        raise ConfigError(f"population = {config.population}: collect plays for one policy: set it to 1")
+    check_models_elsewhere(config)
     with Engine.open(config) as engine:
         learner = engine.learner()
         if adapter is not None:
@@ -74,7 +79,7 @@ def collect(
             path.parent.mkdir(parents=True, exist_ok=True)
         with TrainingWriter(output, header) as file:  # opened first: what cannot be written is not worth playing for
             deals, rollout = deal(config, step), RolloutStats()
-            games = asyncio.run(_play(engine, fence, deals, rollout, quiet=quiet))
+            games = asyncio.run(_play(engine, fence, deals, rollout, step=step, quiet=quiet))
             trajectories = trained_on(games, deals)
             for trajectory in trajectories:
                 file.add(trajectory)
@@ -120,9 +125,18 @@ def learn(config: RunConfig, files: list[Path], output: Path, *, start: Path | N
     return Learned(adapter=learner.adapter().fingerprint, steps=steps)
 
 
-async def _play(engine: Engine, fence: Fence, deals: list[Deal], rollout: RolloutStats, *, quiet: bool) -> list[Game]:
-    await fence.check(POLICY)
-    with ExitStack() as stack:
-        progress = stack.enter_context(Progress("collect", total=len(deals), stats=rollout, quiet=quiet))
-        async with aclosing(engine.play(deals, adapter=POLICY, on_game=progress.add)) as played:  # type: ignore[type-var]
-            return [game async for game in played]
+async def _play(
+    engine: Engine, fence: Fence, deals: list[Deal], rollout: RolloutStats, *, step: int, quiet: bool
+) -> tuple[Game, ...]:
+    """The games, played and scored."""
+    engine.connect()
+    try:
+        await fence.check(POLICY)
+        with Progress("collect", total=len(deals), stats=rollout, quiet=quiet, note=lambda: engine.spending) as progress:
+            async with aclosing(engine.play(deals, adapter=POLICY, on_game=progress.add)) as played:  # type: ignore[type-var]
+                games = [game async for game in played]
+        judged = await score_games(games, engine.judging, step=step)
+        rollout.recount(judged.games)
+        return judged.games
+    finally:
+        await engine.disconnect()

@@ -87,10 +87,11 @@ class _Ledger:
         self.reserve = Item("reserve", int(config.memory.reserve_gb * GB), "memory.reserve_gb")
 
     def learner(self) -> tuple[Item, ...]:
-        """What the learner keeps at all times. The adapter is fp32 whatever the base model is."""
+        """What the learners keep at all times, one for each policy in training. Adapters are fp32 whatever the base model is."""
+        held = self.config.population * FP32 * self.adapter
         return (
-            Item("adapter", FP32 * self.adapter, "learner.lora.rank"),
-            Item("optimiser (AdamW moments)", 2 * FP32 * self.adapter, "learner.lora.rank"),
+            Item("adapter", held, "learner.lora.rank"),
+            Item("optimiser (AdamW moments)", 2 * held, "learner.lora.rank"),
         )
 
     def step(self) -> tuple[Item, ...]:
@@ -120,8 +121,8 @@ class _Ledger:
         return self.config.quantization == "nf4"
 
     def published(self) -> Item:
-        """The copy of the adapter that is handed over, and kept as what is served."""
-        return Item("published adapter", FP32 * self.adapter, "learner.lora.rank")
+        """The copies of the adapters that are handed over, and kept as what is served."""
+        return Item("published adapter", self.config.population * FP32 * self.adapter, "learner.lora.rank")
 
     def cache(self, size: int, least_games: int) -> KVCachePlan:
         per_token = self.shape.kv_per_token * self.itemsize
@@ -235,20 +236,22 @@ class TorchLedger(_Ledger):
         )
 
     def merged(self) -> Item:
-        """The matrices that the adapter changes; a packed one as a whole."""
+        """The matrices that the adapters change, a set for each; a packed one as a whole."""
         linears = self.shape.linears
         packs = {linear.pack for name, linear in linears.items() if not self.targets or name in self.targets}
         weights = sum(linear.weights for linear in linears.values() if linear.pack in packs)
-        return Item(
-            "merged weights of the policy", self.itemsize * self.shape.num_layers * weights, "learner.lora.target_modules"
-        )
+        size = self.config.population * self.itemsize * self.shape.num_layers * weights
+        return Item("merged weights of the policy", size, "learner.lora.target_modules")
 
     def merging(self) -> tuple[Item, ...]:
         """A second set beside the one in service, from differences in fp32."""
+        setting = "learner.lora.target_modules"
         changed = sum(linear.weights for name, linear in self.shape.linears.items() if not self.targets or name in self.targets)
         return (
-            Item("merged weights of the next policy", self.merged().bytes, "learner.lora.target_modules"),
-            Item("differences in fp32", FP32 * self.shape.num_layers * changed, "learner.lora.target_modules"),
+            Item(
+                "merged weights of the next policy", self.merged().bytes // self.config.population, "learner.lora.target_modules"
+            ),
+            Item("differences in fp32", FP32 * self.shape.num_layers * changed, setting),
         )
 
     def forward(self) -> Item:

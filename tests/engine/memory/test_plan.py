@@ -31,7 +31,7 @@ from sparring.engine.vllm import support
 QWEN_7B = "Qwen/Qwen2.5-7B-Instruct"
 SHAPE = read_shape(QWEN_7B)
 A6000 = ("model=" + QWEN_7B, "device=cuda", "generator=vllm", "learner.lora.rank=32", "learner.token_budget=2048")
-GPU_PRESETS = tuple(name for name in presets() if name != "demo")
+GPU_PRESETS = tuple(name for name in presets() if not name.startswith("demo"))
 
 
 def settings(*overrides: str) -> RunConfig:
