@@ -171,3 +171,29 @@ def provider(
     else:
         for line in bill(totals):
             print(line)
+
+
+@app.command(epilog=examples("sparring bench partners", "sparring bench partners --part faults --json"))
+def partners(
+    part: Annotated[
+        list[str] | None, typer.Option("--part", metavar="limits|idle|faults", help="Only this one; repeatable. All by default.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Games with partners over the network, against a fake provider on this machine (median 2 s, 99th percentile 20 s, scaled).
+
+    **limits**: how much of a rate limit 256 games use, beside a plain `asyncio.gather` over the client. **idle**: how long the
+    generator waits, by games in flight. **faults**: games while 30% of all requests fail; what must hold of scores, budget and
+    ledger. Takes about 4 minutes. Exits with 1 where something that must hold does not.
+    """
+    from sparring.bench.partners import measure
+
+    found = measure(part or ())
+    if as_json:
+        print_json(found)
+    else:
+        for table in found.tables:
+            results().print(table)
+    if found.broken:
+        notices().print("\n".join(found.broken))
+        raise typer.Exit(FAILED)
