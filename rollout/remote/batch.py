@@ -1,8 +1,8 @@
 """`BatchRunner`: many calls through OpenAI's Batch API, at half the price and within a day: for evaluation and authoring.
 
-It fills the journal. Whoever then asks `RemoteModels` the same requests is answered from there, so evaluation itself is the same
-with and without a batch. A job is submitted once, wherever the process dies: its name is on disk before anything is sent, goes
-with the batch as metadata, and is looked for at the provider before a batch is made.
+It fills the journal. Whoever then asks `RemoteModels` the same requests is answered from there; `batch_model.py` gathers calls
+into batches by itself, so evaluation is the same with and without. A job is submitted once, wherever the process dies: its name
+is on disk before anything is sent, goes with the batch as metadata, and is looked for at the provider before a batch is made.
 
 Owns what is asked and what is paid. The steps are `batch_job.py`'s, the files' lines `batch_lines.py`'s, the state
 `batch_state.py`'s.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sparring.rollout.errors import CallError, RemoteError
@@ -156,10 +156,7 @@ class BatchRunner:
         return sum(attempt.cost for attempt in fresh)
 
     def _resolve(self, spec: str) -> ModelRef:
-        ref = resolve(spec, self._config)
-        if ref.endpoint is None or ref.kind != "openai":
-            raise RemoteError(f"{spec!r} has no Batch API here: batches go to endpoints of the kind openai")
-        return ref
+        return find_batched(spec, self._config)
 
     def _check_belongs(self, state: BatchState, wanted: dict[str, ChatRequest]) -> None:
         ref = self._resolve(state.model)
@@ -170,3 +167,25 @@ class BatchRunner:
             raise RemoteError(
                 f"{self._path} is of a batch at {state.endpoint}, and {state.model} is now at {ref.endpoint.base_url}"
             )
+
+
+def find_batched(spec: str, config: RemoteConfig) -> ModelRef:
+    """The model of a player spec. Raises `RemoteError` where it has no Batch API, and as `resolve` does."""
+    ref = resolve(spec, config)
+    if ref.endpoint is None or ref.kind != "openai":
+        raise RemoteError(f"{spec!r} has no Batch API here: batches go to endpoints of the kind openai")
+    return ref
+
+
+def portions(requests: Mapping[str, ChatRequest], ref: ModelRef) -> list[list[ChatRequest]]:
+    """Requests by digest, in order, cut into what a batch takes."""
+    found: list[list[ChatRequest]] = [[]]
+    size = 0
+    for digest, request in requests.items():
+        own = len(input_file({digest: request}, ref))
+        if found[-1] and (len(found[-1]) == MOST_REQUESTS or size + own > MOST_BYTES):
+            found.append([])
+            size = 0
+        found[-1].append(request)
+        size += own
+    return found

@@ -41,11 +41,16 @@ def load_state(path: Path) -> BatchState | None:
 
 
 def save_state(path: Path, state: BatchState) -> None:
-    """Durably, and never half: a temporary file, synced, takes the place of the old one."""
+    """Durably, and never half."""
+    save_durably(path, msgspec.json.encode(state))
+
+
+def save_durably(path: Path, data: bytes) -> None:
+    """A temporary file, synced, takes the place of the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
     with open(fresh, "wb") as file:
-        file.write(msgspec.json.encode(state))
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(fresh, path)

@@ -19,7 +19,7 @@ from sparring.rollout.remote.call import Attempt, CallJournal, ChatModel, ChatRe
 from sparring.rollout.remote.cassette import Cassette, open_cassette
 from sparring.rollout.remote.config import Price, RemoteConfig
 from sparring.rollout.remote.gate import Gate
-from sparring.rollout.remote.governor import Governor
+from sparring.rollout.remote.governor import Governor, Record
 from sparring.rollout.remote.models import ModelRef, resolve
 from sparring.rollout.remote.providers.provider import Provider
 from sparring.rollout.remote.providers.providers import Providers
@@ -85,6 +85,18 @@ class RemoteModels(ChatModel):
         flight = self._flights[digest] = _Flight(asyncio.create_task(self._ask(request, digest)))
         flight.task.add_done_callback(lambda _: self._flights.pop(digest, None))
         return await flight.join()
+
+    def held(self, request: ChatRequest) -> ChatReply | None:
+        """The answer that the cassette or the journal holds already, `None` where a provider would be asked.
+
+        Raises `CallError` where a recorded failure is to be repeated, `CassetteError` where a replay holds nothing.
+        """
+        return self._known(request, request.digest)
+
+    def keep(self, request: ChatRequest, outcome: ChatReply | CallError) -> None:
+        """Puts on the cassette, where one records, what came of a call that went another way than `chat`, such as a batch."""
+        if self._cassette is not None:
+            self._cassette.record(request, request.digest, outcome)
 
     def admit(self, game: str, dollars: float) -> AbstractAsyncContextManager[None]:
         """Enter it before a game begins and leave it when it has ended: reserves what the calls that name this game can cost.
@@ -168,14 +180,20 @@ class RemoteModels(ChatModel):
             if governor is None:
                 breaker = self._breakers.setdefault(ref.endpoint_name, Breaker(self.config))
                 gate = Gate(self.config, breaker)
-                governor = Governor(ref, self._providers.open(ref), gate, self.config, self._record, self._rng)
+                governor = Governor(ref, self._providers.open(ref), gate, self.config, self._announce, self._rng)
             self._governors[spec] = governor
         return governor
 
-    def _record(self, attempt: Attempt) -> None:
-        self.stats.add(attempt)
-        if self._journal is not None:
-            self._journal.record(attempt)
+    def _announce(self, attempt: Attempt) -> Record:
+        journal = self._journal
+        number = journal.announce(attempt) if journal else None
+
+        def record(ended: Attempt) -> None:
+            self.stats.add(ended)
+            if journal is not None:
+                journal.record(ended, number)
+
+        return record
 
 
 class _Flight:
