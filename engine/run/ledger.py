@@ -22,6 +22,7 @@ _CALLS = (
     "digest, attempt, model, purpose, game, seat, result, seconds, prompt_tokens, cached_tokens, completion_tokens, "
     "cost, estimated, hedge, reply, error"
 )
+_HOLES = ", ".join("?" * 16)
 _JUDGEMENTS = "contest, judge, criterion, first, second, preference, control"
 
 
@@ -49,29 +50,19 @@ class Ledger(CallJournal):
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db, self._path = connection, path
 
-    def record(self, attempt: Attempt) -> None:
-        """Stores an attempt; on return it is safe. Raises `RunError` where the disk refuses."""
-        usage, reply = attempt.usage, attempt.reply
-        row = (
-            attempt.digest,
-            attempt.number,
-            attempt.model,
-            attempt.purpose,
-            attempt.game,
-            attempt.seat,
-            attempt.result,
-            attempt.seconds,
-            usage.prompt_tokens,
-            usage.cached_tokens,
-            usage.completion_tokens,
-            attempt.cost,
-            attempt.estimated,
-            attempt.hedge,
-            None if reply is None else _written(reply),
-            _text(attempt.error),
-        )
+    def announce(self, attempt: Attempt) -> int | None:
+        """Stores an attempt that is about to go out. Raises `RunError` where the disk refuses: it is then not sent."""
         with self._explained("write to"), transaction(self._db):
-            self._db.execute(f"INSERT INTO calls ({_CALLS}) VALUES ({', '.join('?' * len(row))})", row)
+            return self._db.execute(f"INSERT INTO calls ({_CALLS}) VALUES ({_HOLES})", _row(attempt)).lastrowid
+
+    def record(self, attempt: Attempt, number: int | None = None) -> None:
+        """Stores an attempt, in place of its announcement; on return it is safe. Raises `RunError` where the disk refuses."""
+        row = _row(attempt)
+        with self._explained("write to"), transaction(self._db):
+            if number is None:
+                self._db.execute(f"INSERT INTO calls ({_CALLS}) VALUES ({_HOLES})", row)
+            else:
+                self._db.execute(f"UPDATE calls SET ({_CALLS}) = ({_HOLES}) WHERE number = ?", (*row, number))
 
     def find(self, digest: str) -> ChatReply | None:
         """The answer that was taken for this digest, the first where there are several."""
@@ -167,6 +158,28 @@ class Ledger(CallJournal):
     def _explained(self, verb: str) -> AbstractContextManager[None]:
         hint = "free space or mend permissions, then go on with --resume; what was stored before is safe"
         return explained(RunError, f"{verb} the run's database {self._path}", hint)
+
+
+def _row(attempt: Attempt) -> tuple[object, ...]:
+    usage, reply = attempt.usage, attempt.reply
+    return (
+        attempt.digest,
+        attempt.number,
+        attempt.model,
+        attempt.purpose,
+        attempt.game,
+        attempt.seat,
+        attempt.result,
+        attempt.seconds,
+        usage.prompt_tokens,
+        usage.cached_tokens,
+        usage.completion_tokens,
+        attempt.cost,
+        attempt.estimated,
+        attempt.hedge,
+        None if reply is None else _written(reply),
+        _text(attempt.error),
+    )
 
 
 def _written(reply: ChatReply) -> str:

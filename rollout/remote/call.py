@@ -99,6 +99,8 @@ class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
 class Result(StrEnum):
     """What came of one attempt."""
 
+    SENT = "sent"
+    """It went out, and the process ended before anybody knew what came of it."""
     OK = "ok"
     RATE_LIMITED = "rate_limited"
     SERVER = "server"
@@ -138,8 +140,13 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 class CallJournal(Protocol):
     """Where attempts are kept, and where a paid answer is found again."""
 
-    def record(self, attempt: Attempt) -> None:
-        """Stores it; on return it survives the process."""
+    def announce(self, attempt: Attempt) -> int | None:
+        """Stores one that is about to go out, at the most that it can cost, so that a process that dies leaves its bill. Returns
+        its number for `record`; `None` where announcements are not kept."""
+        return None
+
+    def record(self, attempt: Attempt, number: int | None = None) -> None:
+        """Stores what came of it, in place of its announcement where it had one; on return it survives the process."""
         ...
 
     def find(self, digest: str) -> ChatReply | None:

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable
 from random import Random
 
+import msgspec
+
 from sparring.rollout.errors import BudgetError, CallError, RemoteError
 from sparring.rollout.remote.budget import Hold
 from sparring.rollout.remote.call import Attempt, ChatReply, ChatRequest, Result, Usage
@@ -20,6 +22,8 @@ from sparring.rollout.remote.models import ModelRef, charge, most_cost, most_usa
 from sparring.rollout.remote.providers.provider import RETRIED, UNBILLED, Provider, ProviderFault, ProviderReply
 
 Record = Callable[[Attempt], None]
+Announce = Callable[[Attempt], Record]
+"""Notes an attempt that is about to go out, and returns what notes how it ended."""
 
 
 class Governed:
@@ -38,11 +42,11 @@ class Governor:
     """Retries, hedges and deadlines over one provider. Times are the running loop's, in seconds."""
 
     def __init__(
-        self, ref: ModelRef, provider: Provider, gate: Gate, config: RemoteConfig, record: Record, rng: Random | None = None
+        self, ref: ModelRef, provider: Provider, gate: Gate, config: RemoteConfig, announce: Announce, rng: Random | None = None
     ) -> None:
-        """`record` stores each attempt. `rng` draws the pauses."""
+        """`announce` and what it returns store each attempt. `rng` draws the pauses."""
         self.gate = gate
-        self._ref, self._provider, self._config, self._record = ref, provider, config, record
+        self._ref, self._provider, self._config, self._announce = ref, provider, config, announce
         self._rng = rng or Random()
 
     def serves(self, ref: ModelRef) -> bool:
@@ -143,7 +147,9 @@ class Governor:
     async def _send(self, call: Governed, entered: Pass, *, hedge: bool = False) -> ProviderFault | None:
         """Sends once and notes what came of it, whatever it is."""
         loop = asyncio.get_running_loop()
-        number, started = call.sent, loop.time()
+        started = loop.time()
+        attempt = self._attempt(call, hedge)
+        record = self._announce(attempt)
         call.sent += 1
         entered.used = True
         until = min(started + self._config.timeout, call.deadline)
@@ -157,19 +163,31 @@ class Governor:
         except TimeoutError:
             fault = ProviderFault(Result.TIMEOUT, f"{self._ref.spec}: no answer within {until - started:.3g} s")
         finally:  # also where the task is cancelled
-            self._note(call, entered, number, loop.time() - started, answer, fault, hedge)
+            attempt = msgspec.structs.replace(attempt, seconds=loop.time() - started)
+            record(self._settled(call, entered, attempt, answer, fault))
         return fault
 
-    def _note(
-        self,
-        call: Governed,
-        entered: Pass,
-        number: int,
-        seconds: float,
-        answer: ProviderReply | None,
-        fault: ProviderFault | None,
-        hedge: bool,
-    ) -> None:
+    def _attempt(self, call: Governed, hedge: bool) -> Attempt:
+        """One that is about to go out."""
+        request = call.request
+        return Attempt(
+            digest=call.digest,
+            number=call.sent,
+            model=request.model,
+            purpose=request.purpose,
+            game=request.game,
+            seat=request.seat,
+            result=Result.SENT,
+            seconds=0.0,
+            cost=most_cost(self._ref.price, call.most),
+            estimated=True,
+            hedge=hedge,
+        )
+
+    def _settled(
+        self, call: Governed, entered: Pass, attempt: Attempt, answer: ProviderReply | None, fault: ProviderFault | None
+    ) -> Attempt:
+        """The attempt with what came of it; its dollars are settled, and the gate has learned from it."""
         result = Result.OK if answer else fault.result if fault else Result.CANCELLED
         limits: Limits = answer.limits if answer else fault.limits if fault else UNTOLD
         reported = answer.usage if answer else fault.usage if fault else None
@@ -181,25 +199,9 @@ class Governor:
         if reported is not None and not estimated:
             self.gate.learn(call.most.prompt_tokens, usage)
         self.gate.leave(entered, result, limits, None if estimated else usage if result is Result.OK else None)
-        request = call.request
         error = "; ".join(part for part in (fault.message if fault else "", remark) if part)
-        self._record(
-            Attempt(
-                digest=call.digest,
-                number=number,
-                model=request.model,
-                purpose=request.purpose,
-                game=request.game,
-                seat=request.seat,
-                result=result,
-                seconds=seconds,
-                usage=usage,
-                cost=dollars,
-                estimated=estimated,
-                hedge=hedge,
-                reply=reply,
-                error=error,
-            )
+        return msgspec.structs.replace(
+            attempt, result=result, usage=usage, cost=dollars, estimated=estimated, reply=reply, error=error
         )
 
     def _charge(self, call: Governed, result: Result, reported: Usage | None) -> tuple[Usage, float, bool, str]:

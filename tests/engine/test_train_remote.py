@@ -166,7 +166,10 @@ def test_a_killed_run_loses_no_game_and_pays_no_answer_twice(tmp_path: Path) -> 
         with RunFolder.read(folder) as run:
             before = {(step, g.id): g.turns for step in range(3) for g in run.database.games(phase="train", step=step)}
             answered = {a.digest for a in run.database.ledger.attempts() if a.reply is not None}
+            attempts = run.database.ledger.attempts()
         asked = provider.ledger.total.requests
+        assert 0 <= len(attempts) - asked <= 16  # those that were announced and had not reached the server
+        assert sum(attempt.cost for attempt in attempts) >= provider.ledger.total.dollars - 1e-9
         assert 0 < len(before) < 36
         assert asked - 16 <= len(answered) <= asked
         assert resume(folder, quiet=True).steps == 3

@@ -60,6 +60,21 @@ def test_a_paid_answer_is_found_again_in_another_process(database: RunDatabase) 
     again.close()
 
 
+def test_an_announced_attempt_counts_at_its_most_until_its_end_is_known(database: RunDatabase) -> None:
+    """A process that died with calls in flight had spent more than its ledger said."""
+    sent = attempt("a", result=Result.SENT, cost=0.5)
+    first, second = database.ledger.announce(sent), database.ledger.announce(attempt("b", result=Result.SENT, cost=0.25))
+    assert database.ledger.spent() == 0.75
+    ended = attempt("b", text="40", cost=0.0625)
+    database.ledger.record(ended, second)
+    assert first != second
+    assert database.ledger.attempts() == [sent, ended]
+    assert database.ledger.spent() == 0.5625
+    assert database.ledger.find("a") is None
+    assert database.ledger.find("b") == ended.reply
+    database.close()
+
+
 def test_any_text_is_kept(database: RunDatabase) -> None:
     database.ledger.record(attempt("a", text="\ud800 \x00 '; DROP TABLE calls; -- 你好"))
     found = database.ledger.find("a")

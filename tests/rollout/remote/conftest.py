@@ -58,7 +58,7 @@ class MemoryJournal(CallJournal):
     def __init__(self, rows: Iterable[Attempt] = ()) -> None:
         self.rows = list(rows)
 
-    def record(self, attempt: Attempt) -> None:
+    def record(self, attempt: Attempt, number: int | None = None) -> None:
         self.rows.append(attempt)
 
     def find(self, digest: str) -> ChatReply | None:

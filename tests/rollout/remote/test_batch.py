@@ -41,7 +41,7 @@ class Journal:
 
     attempts: list[Attempt] = field(default_factory=list)
 
-    def record(self, attempt: Attempt) -> None:
+    def record(self, attempt: Attempt, number: int | None = None) -> None:
         self.attempts.append(attempt)
 
     def find(self, digest: str) -> ChatReply | None:

@@ -41,7 +41,7 @@ class Bench:
     def __init__(self, provider: Any, config: RemoteConfig, rng: Random | None = None) -> None:
         self.provider, self.rows, self.budget = provider, list[Attempt](), Budget(config.budget)
         gate = Gate(config, Breaker(config))
-        self.governor = Governor(resolve("test:m", config), provider, gate, config, self.rows.append, rng or Fixed())
+        self.governor = Governor(resolve("test:m", config), provider, gate, config, lambda _: self.rows.append, rng or Fixed())
 
     async def call(self, request: ChatRequest) -> ChatReply:
         hold = self.budget.open_hold(request.game, self.governor.most_cost(request))
@@ -95,7 +95,7 @@ def test_pauses_are_drawn_from_a_doubling_range(
 ) -> None:
     config = RemoteConfig(backoff=backoff, max_backoff=most, prices={"openai:m": Price(input=0, output=0)})
     gate = Gate(config, Breaker(config))
-    governor = Governor(resolve("openai:m", config), None, gate, config, lambda row: None, Random(seed))  # type: ignore[arg-type]
+    governor = Governor(resolve("openai:m", config), None, gate, config, lambda _: lambda row: None, Random(seed))  # type: ignore[arg-type]
     pause = governor.pause(failures, asked)
     drawn = Random(seed).uniform(0, min(most, backoff * 2 ** (failures - 1)))
     assert pause == max(drawn, asked or 0.0)
