@@ -34,6 +34,14 @@ def show_summary(summary: Summary, folder: Path) -> None:
         f"{summary.steps} steps in {spent.play + spent.learn + spent.publish:.0f} s "
         f"(play {spent.play:.0f}, learn {spent.learn:.0f}, publish {spent.publish:.1f}), evaluation {spent.evaluate:.0f} s."
     )
+    if summary.stopped:
+        print(f"Stopped early: {summary.stopped}. The adapter is that step's.")
+    if summary.population:
+        ratings = ", ".join(f"{name} {rating:.2f}" for name, rating in summary.population.items())
+        print(f"Ratings (moving mean score): {ratings}. The leader's adapter is the run's; all are in {folder / 'adapters'}.")
+    if (calls := summary.calls) is not None:
+        tokens = f"{calls.prompt_tokens:,} tokens in, {calls.completion_tokens:,} out"
+        print(f"{calls.calls:,} calls of models elsewhere in {calls.attempts:,} attempts: {tokens}, ${calls.cost:,.4f}.")
     print(f"The adapter is in {folder / 'adapter'} (PEFT format), every game and metric in {folder / 'run.db'},")
     print(f"these figures in {folder / 'summary.json'}, the settings in {folder / 'config.toml'}.")
     if (page := folder / "report.html").is_file():
