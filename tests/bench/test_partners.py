@@ -66,7 +66,7 @@ def test_a_broken_promise_is_named() -> None:
         seconds=0.0,
         error="the partner is gone",
     )
-    assert list(broken_promises(plan, [game], False, ledger, ModelCount(requests=4, dollars=0.003))) == [
+    assert list(broken_promises(plan, [game], False, ledger, ModelCount(requests=4, dollars=0.003), 0)) == [
         "1 games are missing",
         "g: a failure is scored",
         "g: a verdict although the partner is gone",
@@ -74,6 +74,10 @@ def test_a_broken_promise_is_named() -> None:
         "the ledger says $0.002000, the provider takes $0.003000",
         "$0.002000 are spent of $0.001000",
     ]
+    unheard = ModelCount(requests=2, outcomes={"timeout": 1})
+    fine = FaultPlan(games=0)
+    assert list(broken_promises(fine, [], False, ledger, unheard, 2)) == []
+    assert len(list(broken_promises(fine, [], False, ledger, unheard, 1))) == 1
     assert Partners(faults=[measure_faults(msgspec.structs.replace(QUICK, games=4, faults=Faults()))]).broken == []
 
 
