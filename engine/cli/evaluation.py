@@ -68,6 +68,19 @@ def evaluate(
     judge: Annotated[
         str | None, typer.Option("--judge", metavar="SPEC", help="Who judges contests: embedded, gpt-4o-mini, anthropic:NAME.")
     ] = None,
+    batch: Annotated[
+        bool,
+        typer.Option("--batch", help="Ask the judge through OpenAI's Batch API: at half the price, within a day, resumable."),
+    ] = False,
+    batch_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--batch-dir",
+            metavar="DIR",
+            help="With --batch: what an interrupted evaluation goes on from; beside --output, or in the run's folder.",
+            show_default=False,
+        ),
+    ] = None,
     budget: BudgetOption = None,
     record: RecordOption = None,
     replay: ReplayOption = None,
@@ -86,6 +99,9 @@ def evaluate(
 
     An adapter inside a run's folder is measured with that run's settings, unless --preset or --config name others. Games won,
     difference and its 95% interval are also written as JSON with --output.
+
+    With --batch all comparisons go to the judge at once. However the command ends before they are answered, the same command goes
+    on from there, and nothing is submitted or paid twice.
     """
     from sparring.engine.cli.report import show_contest_report, show_report
     from sparring.engine.errors import ConfigError
@@ -111,7 +127,8 @@ def evaluate(
         settings = _enough(settings, games)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-    found = appraise_adapter(settings, adapter, quiet=quiet)
+    batches = _batches(batch_dir, output, adapter) if batch or batch_dir is not None else None
+    found = appraise_adapter(settings, adapter, quiet=quiet, batches=batches)
     if output is not None:
         output.write_bytes(found.json)
     if as_json:
@@ -121,6 +138,20 @@ def evaluate(
         show_report(found.evaluation)
     if found.contest is not None:
         show_contest_report(found.contest)
+
+
+def _batches(given: Path | None, output: Path | None, adapter: Path) -> Path:
+    """Where an evaluation in batches keeps what it goes on from. Raises `ConfigError` where nothing says."""
+    from sparring.engine.errors import ConfigError
+
+    if given is not None:
+        return given
+    if output is not None:
+        return output.with_suffix(".batch")
+    run = _settings_of_run(adapter)
+    if run is None:
+        raise ConfigError("--batch keeps what an interrupted evaluation goes on from: say where, with --output or --batch-dir")
+    return run.parent / "batch"
 
 
 def _settings_of_run(adapter: Path) -> Path | None:
@@ -153,5 +184,6 @@ def register(app: typer.Typer) -> None:
             "sparring evaluate --adapter runs/demo/adapter --games 20",
             "sparring evaluate --adapter runs/demo/adapter --scenarios 400 --split skin --output skin.json",
             "sparring evaluate --adapter runs/debate/adapter --compare gpt-4o-mini --judge anthropic:claude-haiku-4-5 --budget 2",
+            "sparring evaluate --adapter runs/debate/adapter --judge gpt-4o-mini --batch --output debate.json",
         )
     )(evaluate)

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 
 from sparring.engine.config import RunConfig
 from sparring.engine.engine import POLICY, Engine
+from sparring.engine.evaluation.batched import BatchedEvaluation, check_batches, identify
 from sparring.engine.evaluation.compare import Report, compare
 from sparring.engine.evaluation.contest import appraise_contests
 from sparring.engine.evaluation.contest_report import ContestReport
 from sparring.engine.evaluation.evaluate import arrange, evaluate, held_out
 from sparring.engine.evaluation.figures import Evaluation
 from sparring.rollout.progress import Progress
+from sparring.rollout.remote.batch_job import Polling
 from sparring.rollout.trajectory import Game
 
 
@@ -40,30 +43,45 @@ class Appraisal(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 
-def appraise_adapter(config: RunConfig, adapter: Path, *, quiet: bool = False) -> Appraisal:
+def appraise_adapter(
+    config: RunConfig, adapter: Path, *, quiet: bool = False, batches: Path | None = None, polling: Polling | None = None
+) -> Appraisal:
     """The adapter in a folder, as `config.evaluation` asks: in games against its base model, in contests against
     `config.judging.comparison`.
+
+    With `batches`, the judge of contests is asked through the Batch API, `polling` as often, and that folder holds what an
+    interrupted evaluation goes on from.
 
     Raises `AdapterError` for one that is broken or another model's, `ConfigError` and `EvaluationError` as `appraise` does, and
     what ends a run where models elsewhere are called.
     """
     config.check()
-    with Engine.open(config) as engine:
+    if batches is not None:
+        check_batches(config)
+    with Engine.open(config) as engine, ExitStack() as stack:
         loaded = engine.load_adapter(adapter)
         engine.publish(POLICY, loaded)
-        games, contest = asyncio.run(_appraise_all(engine, quiet=quiet))
+        batched = None
+        if batches is not None:
+            folder = batches / identify(config, base_model=engine.base_model, adapter=loaded.fingerprint)
+            batched = stack.enter_context(BatchedEvaluation(folder, polling=polling))
+        games, contest = asyncio.run(_appraise_all(engine, batched, quiet=quiet))
         return Appraisal(
             model=config.model, base_model=engine.base_model, adapter=loaded.fingerprint, evaluation=games, contest=contest
         )
 
 
-async def _appraise_all(engine: Engine, *, quiet: bool) -> tuple[Report | None, ContestReport | None]:
+async def _appraise_all(
+    engine: Engine, batched: BatchedEvaluation | None, *, quiet: bool
+) -> tuple[Report | None, ContestReport | None]:
     config, games, contest = engine.config, None, None
-    engine.connect()
+    engine.connect(None if batched is None else batched.ledger)
     try:
         if config.games:
             games = await appraise(engine, adapter=POLICY, quiet=quiet)
-        if config.contests:
+        if config.contests and batched is not None:
+            contest = await batched.appraise_contests(engine, adapter=POLICY, quiet=quiet)
+        elif config.contests:
             judging = engine.judging
             contest = await appraise_contests(
                 engine, adapter=POLICY, judge=judging.evaluation, comparison=judging.config.comparison, quiet=quiet

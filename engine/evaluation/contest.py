@@ -6,11 +6,12 @@ Owns topics, entries and pairs. What the figures are and say is `contest_report.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
+from typing import Any
 
 from sparring.engine.engine import Engine
 from sparring.engine.errors import EvaluationError
@@ -93,13 +94,16 @@ async def appraise_contests(
     judge: Panel,
     comparison: str = BASE,
     quiet: bool = False,
+    judge_concurrency: int | None = None,
+    kept: Mapping[str, Game] | None = None,
     on_game: Callable[[Game], None] | None = None,
     on_judgement: Callable[[Judgement], None] | None = None,
 ) -> ContestReport:
     """The report on the published `adapter` in the contests of `config.families`, as `config.evaluation` asks.
 
-    `comparison` is "base", the base model's own sample under another seed, or a player spec. `on_game` and `on_judgement` are
-    told each game and verdict as they come.
+    `comparison` is "base", the base model's own sample under another seed, or a player spec. `judge_concurrency` stands in for
+    the settings' own. `kept` are games of an earlier process by id, which are not played again. `on_game` and `on_judgement` are
+    told each new game and each verdict as they come.
 
     Raises `EvaluationError` where there is nothing to evaluate, or nothing could be played or judged.
     """
@@ -118,11 +122,12 @@ async def appraise_contests(
         partners=wanted.partners,
         seed=wanted.seed,
         concurrency=config.concurrency,
-        judge_concurrency=config.judging.concurrency,
+        judge_concurrency=judge_concurrency or config.judging.concurrency,
         time_limit=config.time_limit,
         admit=engine.admit,
         controls=config.judging.controls,
         quiet=quiet,
+        kept=kept,
         on_game=on_game,
         on_judgement=on_judgement,
     )
@@ -143,6 +148,7 @@ async def contend(
     admit: Admit = admit_all,
     controls: int = CONTROLS,
     quiet: bool = True,
+    kept: Mapping[str, Game] | None = None,
     on_game: Callable[[Game], None] | None = None,
     on_judgement: Callable[[Judgement], None] | None = None,
 ) -> ContestReport:
@@ -161,21 +167,31 @@ async def contend(
                 if on_game is not None:
                     on_game(game)
 
-            deals = (match.deal for match in matches)
+            known = {match.deal.id: game for match in matches if (game := (kept or {}).get(match.deal.id)) is not None}
+            for game in known.values():
+                progress.add(game)
+            deals = (match.deal for match in matches if match.deal.id not in known)
             played = play(deals, players, concurrency=concurrency, time_limit=time_limit, on_game=show, admit=admit)
-            return await _sheets(matches, played, topics)
+            return await _sheets(matches, known, played, topics)
 
     # The base model's independent sample: the same deals under another seed.
     other_seed = seed + 1
     other = await write(COMPARISON, contenders.comparison, contenders.other or contenders.base, other_seed)
     trained = await write(TRAINED, "policy", contenders.policy, seed)
     baseline = None if contenders.comparison == BASE else await write(BASELINE, "policy", contenders.base, seed)
-    ask = partial(judging.compare_entries, panel=judge, concurrency=judge_concurrency, on_judgement=on_judgement)
-    after, said = await _judged(trained, other, ask)
-    before, said_before = (None, ()) if baseline is None else await _judged(baseline, other, ask)
-    tests = Clerk(asyncio.Semaphore(judge_concurrency), on_judgement)
+    gate = asyncio.Semaphore(judge_concurrency)
+    ask = partial(judging.compare_entries, panel=judge, gate=gate, on_judgement=on_judgement)
+    tests = Clerk(gate, on_judgement)
     sheets = [*trained, *other, *(baseline or ())]
-    await gather(control_pairs([sheet.subject(judge) for sheet in sheets if sheet.entry is not None], tests, controls, str(seed)))
+    subjects = [sheet.subject(judge) for sheet in sheets if sheet.entry is not None]
+    # All at once: nothing that a judge is asked waits for anything that it said.
+    work: list[Coroutine[Any, Any, Any]] = [
+        _judged(trained, other, ask),
+        gather(control_pairs(subjects, tests, controls, str(seed))),
+    ]
+    work += [] if baseline is None else [_judged(baseline, other, ask)]
+    (after, said), _, *rest = await gather(work)
+    before, said_before = rest[0] if rest else (None, ())
     lengths = {(s.group, s.match.deal.id): len(s.entry.text) for s in sheets if s.entry is not None}
     found = audit([*said, *said_before, *tests.judgements], lengths)
     headline, families = difference_of(after, before, seed)
@@ -197,8 +213,10 @@ async def contend(
     )
 
 
-async def _sheets(matches: Sequence[Match], played: AsyncIterator[Game], topics: Mapping[str, str]) -> list[Sheet]:
-    games: dict[str, Game] = {}
+async def _sheets(
+    matches: Sequence[Match], kept: Mapping[str, Game], played: AsyncIterator[Game], topics: Mapping[str, str]
+) -> list[Sheet]:
+    games = dict(kept)
     async with aclosing(played):  # type: ignore[type-var]
         async for game in played:
             games[game.id] = game

@@ -73,7 +73,7 @@ class RunFolder:
         with _explained(f"make the run folder {path}"):
             path.mkdir(parents=True, exist_ok=True)
             _expect_empty(path)
-            lock = _take_lock(path)
+            lock = take_lock(path)
             try:
                 _expect_empty(path)  # another process may have been at it since
                 (path / CHECKPOINTS).mkdir(exist_ok=True)
@@ -88,7 +88,7 @@ class RunFolder:
         """A run to go on with. Raises `RunError` where there is none, or another process is at it."""
         _expect_run(path)
         with _explained(f"open the run folder {path}"):
-            lock = _take_lock(path)
+            lock = take_lock(path)
             (path / CHECKPOINTS).mkdir(exist_ok=True)
             _tidy(path / CHECKPOINTS, ".")
             for name in (ADAPTER, ADAPTERS, BEST):
@@ -198,7 +198,7 @@ def move_aside(path: Path) -> Path | None:
     if not (path / CONFIG).is_file():
         return None
     with _explained(f"move the run {path} aside"):
-        lock = _take_lock(path)
+        lock = take_lock(path)
         try:
             number = next(n for n in itertools.count(1) if not path.with_name(f"{path.name}.{n}").exists())
             return path.rename(path.with_name(f"{path.name}.{number}"))
@@ -221,14 +221,17 @@ def _expect_empty(path: Path) -> None:
         raise RunError(f"{path} is not empty: continue that run with --resume, or choose another --output-dir")
 
 
-def _take_lock(path: Path) -> int:
-    """The lock's descriptor; the system lets go of it when the process ends, however it ends."""
+def take_lock(path: Path) -> int:
+    """The folder's lock, as a descriptor; the system lets go of it when the process ends, however it ends.
+
+    Raises `RunError` where another process holds it.
+    """
     descriptor = os.open(path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise RunError(f"another process is training into {path}: wait for it to end, or choose another --output-dir") from error
+        raise RunError(f"another process is at work in {path}: wait for it to end, or choose another folder") from error
     return descriptor
 
 

@@ -47,9 +47,11 @@ async def compare_entries(
     panel: Panel,
     *,
     concurrency: int = 64,
+    gate: asyncio.Semaphore | None = None,
     on_judgement: Callable[[Judgement], None] | None = None,
 ) -> list[MatchResult]:
-    """The results of all matches, in their order; two calls a match, judge and criterion.
+    """The results of all matches, in their order; two calls a match, judge and criterion, so many at once as `concurrency` says,
+    or `gate`, which others may share.
 
     Raises what ends a run, and `RolloutError` where no judge takes a contest's criteria.
 
@@ -59,8 +61,8 @@ async def compare_entries(
     """
     if concurrency < 1:
         raise RolloutError(f"judging.concurrency must be at least 1, not {concurrency}")
-    gate = asyncio.Semaphore(concurrency)
-    return await gather(_play(match, panel, Clerk(gate, on_judgement)) for match in matches)
+    shared = gate or asyncio.Semaphore(concurrency)
+    return await gather(_play(match, panel, Clerk(shared, on_judgement)) for match in matches)
 
 
 async def _play(match: Match, panel: Panel, clerk: Clerk) -> MatchResult:

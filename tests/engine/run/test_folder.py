@@ -345,7 +345,7 @@ def test_an_adapter_moved_aside_is_put_back(run: RunFolder) -> None:
 def test_a_folder_in_use_or_not_empty_is_refused_and_left_alone(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not empty: continue that run with --resume"):
         RunFolder.create(run.path, "")
-    with pytest.raises(RunError, match="another process is training into"):
+    with pytest.raises(RunError, match="another process is at work in"):
         RunFolder.resume(run.path)
     with RunFolder.read(run.path) as reader:
         assert reader.database.count() == 0
