@@ -11,6 +11,10 @@ from sparring.rollout.trajectory import Game
 from sparring.scenarios.outcome import Outcome, Reason, Verdict
 
 
+OPEN = (Reason.UNJUDGED, Reason.NO_ANSWER)
+"""How a contest's games end before their judges have read them: no verdict to count yet."""
+
+
 class Tally(msgspec.Struct, kw_only=True):
     """Verdicts counted by seat played. An `invalid` is a loss too, and counted in both."""
 
@@ -81,7 +85,8 @@ class RolloutStats:
     def add(self, game: Game) -> None:
         self.games += 1
         self.failed += game.error is not None
-        self._count(game)
+        if not any(outcome.reason in OPEN for outcome in game.outcomes.values()):
+            self._count(game)
         self.sampled_tokens += game.sampled_tokens
         self.truncated += sum(trajectory.truncated for trajectory in game.trajectories)
         self._last = self._clock()
@@ -93,7 +98,7 @@ class RolloutStats:
                 self.families.setdefault(game.scenario.family, Tally()).add(game.outcomes[seat])
 
     def recount(self, games: Iterable[Game]) -> None:
-        """Counts the verdicts again: judges have decided what was open."""
+        """Counts all verdicts again: judges have decided what was open."""
         self.tally, self.families = Tally(), {}
         for game in games:
             self._count(game)

@@ -89,6 +89,26 @@ def test_self_play_tallies_both_seats_and_a_subject_can_be_chosen(make_game: Any
     assert (scripts.tally.draw, scripts.tally.games) == (1, 1)
 
 
+def test_a_contest_counts_once_it_is_judged(make_game: Any) -> None:
+    """Its empty entries were shown as a win rate of 0% while the others waited for their judges."""
+    unjudged = Outcome.of(Verdict.VOID, 0.0, Reason.UNJUDGED)
+    empty = Outcome.of(Verdict.LOSS, 0.0, Reason.NO_ANSWER)
+    stats = RolloutStats()
+    stats.add(make_game(unjudged, unjudged))
+    stats.add(make_game(empty, unjudged))
+    assert (stats.games, stats.tally) == (2, Tally())
+    won = Outcome.of(Verdict.WIN, 0.9, Reason.JUDGED)
+    stats.recount([make_game(won, won), make_game(empty, won)])
+    assert (stats.games, stats.tally.win, stats.tally.loss) == (2, 1, 1)
+
+
+def test_a_note_stands_after_the_figures_where_there_is_one(make_game: Any) -> None:
+    notes = iter(["3 calls, $0.01", "", ""])
+    progress = Progress("play", quiet=True, note=lambda: next(notes))
+    assert progress.figures.endswith("games/h, 3 calls, $0.01")
+    assert progress.figures.endswith("games/h")
+
+
 def test_nothing_yet() -> None:
     stats = RolloutStats(clock=Clock())
     assert (stats.tally.win_rate, stats.tally.mean_score, stats.tokens_per_second, stats.games_per_hour) == (0.0, 0.0, 0.0, 0.0)
