@@ -10,7 +10,6 @@ import msgspec
 from sparring.rollout.trajectory import Game
 from sparring.scenarios.outcome import Outcome, Reason, Verdict
 
-
 OPEN = (Reason.UNJUDGED, Reason.NO_ANSWER)
 """How a contest's games end before their judges have read them: no verdict to count yet."""
 
