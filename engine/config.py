@@ -24,6 +24,7 @@ from sparring.rollout.player import Sampling, find_strategy
 from sparring.rollout.player_spec import parse_player
 from sparring.rollout.remote.config import RemoteConfig
 from sparring.scenarios import registry
+from sparring.scenarios.contests.contest import Contest
 from sparring.scenarios.errors import ScenarioError
 from sparring.scenarios.family import Split
 
@@ -123,10 +124,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         self._check_sampling()
         self._check_schedule()
         self._check_population()
-        try:
-            self.judging.check()
-        except RolloutError as error:
-            raise ConfigError(str(error)) from error
+        self._check_judging()
         if self.quantization != "none" and self.generator == "torch":
             raise ConfigError(
                 f'quantization = "{self.quantization}" is not for the embedded generator, which merges weights: set '
@@ -182,6 +180,23 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(
                 f"vllm.max_adapters = {self.vllm.max_adapters} is too few for a population of {self.population}: set it to that"
             )
+
+    def _check_judging(self) -> None:
+        """What is asked for only after the games, or after the last step, is refused before the first."""
+        try:
+            self.judging.check()
+            contests = [contest for contest in map(registry.get, self.contests) if isinstance(contest, Contest)]
+            if contests:
+                self.judging.check_contests({contest.name: contest.criteria for contest in contests})
+        except RolloutError as error:
+            raise ConfigError(str(error)) from error
+        for family in self.contests:
+            try:
+                comparison = parse_player(self.judging.comparison)
+                if comparison.kind == "script":
+                    find_strategy(family, comparison.name)
+            except RolloutError as error:
+                raise ConfigError(f"judging.comparison: {error}") from error
 
     def _check_schedule(self) -> None:
         learner, updates = self.learner, self.updates

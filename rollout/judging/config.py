@@ -6,12 +6,15 @@ Owns the settings and what they must agree on. Building judges from them is `pan
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from sparring.rollout.errors import RolloutError
+from sparring.rollout.player_spec import is_model
+from sparring.scenarios.contests.contest import Criterion
 
 EMBEDDED = "embedded"
 """The spec of the judge that needs no model."""
@@ -88,6 +91,28 @@ class JudgingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 raise RolloutError(f"judging.judges names {model!r} twice for one criterion: name it once, with its whole weight")
         if self.comparison == "policy":
             raise RolloutError('judging.comparison = "policy" compares the policy with itself: set it to "base" or to a model')
+
+    def check_contests(self, contests: Mapping[str, Sequence[Criterion]]) -> None:
+        """Raises `RolloutError` where these contests, by name, cannot be judged so: judges that nobody knows, criteria that no
+        contest has, and a contest that no judge takes."""
+        judges = {"judges": [spec.model for spec in self.judges], "evaluation_judge": [self.evaluation_judge]}
+        judges["reasoning_judge"] = [self.reasoning_judge or EMBEDDED]
+        for setting, names in judges.items():
+            for name in names:
+                if name != EMBEDDED and not is_model(name):
+                    raise RolloutError(
+                        f'judging.{setting}: no judge is called {name!r}: choose "{EMBEDDED}" or a model such as "openai:gpt-4o"'
+                    )
+        known = dict.fromkeys(criterion.name for criteria in contests.values() for criterion in criteria)
+        for name in (name for spec in self.judges for name in spec.criteria):
+            if name not in known:
+                raise RolloutError(f"judging.judges: these contests have no criterion {name!r}: choose from {', '.join(known)}")
+        for contest, criteria in contests.items():
+            own = [criterion.name for criterion in criteria]
+            if not any(not spec.criteria or set(spec.criteria) & set(own) for spec in self.judges):
+                raise RolloutError(
+                    f"judging.judges: nobody judges {contest}: give a judge a criterion of {', '.join(own)}, or none"
+                )
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ class Bucket:
         self._limit: float | None = None
         self._level: float | None = None
         """What the provider has left for us, as far as it told."""
-        self._at = 0.0
+        self._at = self._heard = 0.0
         self._blocked = 0.0
         self._taken = 0.0
         """Ever, and of it what belongs to requests that came to their end:"""
@@ -120,8 +120,8 @@ class Bucket:
         for paced in (self._ceiling, self._paced):
             if paced is not None:
                 pause = max(pause, paced.wait(amount, now))
+        self._pass(now)
         if self._level is not None:
-            self._pass(now)
             missing = (min(amount, self._limit) if self._limit else amount) - self._level
             if missing > 1e-9:
                 pause = max(pause, missing * MINUTE / self._limit) if self._limit else max(pause, 1.0)
@@ -132,8 +132,8 @@ class Bucket:
         for paced in (self._ceiling, self._paced):
             if paced is not None:
                 paced.take(amount, now)
+        self._pass(now)
         if self._level is not None:
-            self._pass(now)
             self._level -= amount
         self._taken += amount
         return self._ended + amount
@@ -163,6 +163,7 @@ class Bucket:
             return
         self._paced = None
         self._pass(now)
+        self._heard = now
         refilled = (now - sent) * (self._limit or 0.0) / MINUTE
         least, most = window.remaining - (self._taken - mark), window.remaining + refilled
         self._level = least if self._level is None else min(max(self._level, least), most)
@@ -179,6 +180,8 @@ class Bucket:
         self._paced.limit = limit
 
     def _pass(self, now: float) -> None:
+        if not self._limit and now - self._heard >= MINUTE:
+            self._level = None  # what was left a minute ago tells nothing, and nobody says how fast it comes back
         if self._level is not None and self._limit and self._level < self._limit:
             self._level = min(self._limit, self._level + max(0.0, now - self._at) * self._limit / MINUTE)
         self._at = now

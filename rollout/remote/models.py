@@ -148,8 +148,12 @@ def _nearest(name: str, config: RemoteConfig) -> str:
 
 def _check_url(name: str, endpoint: Endpoint) -> None:
     """A key in the URL would stand in every message about it."""
-    parts = urlsplit(endpoint.base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(endpoint.base_url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number
+        sound = False
+    if not sound or re.search(r"[\s\x00-\x1f]", endpoint.base_url):
         raise RemoteError(f"remote.endpoints.{name}.base_url is no URL: write http://HOST:PORT/v1 or https://HOST/v1")
-    if parts.username or parts.password or parts.query:
+    if parts.username or parts.password or parts.query or parts.fragment:
         raise RemoteError(f"remote.endpoints.{name}.base_url must not carry a key: name its variable in api_key_env")

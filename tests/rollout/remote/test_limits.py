@@ -198,3 +198,15 @@ def test_a_wall_of_refusals_leads_down_to_few() -> None:
     for _ in range(5000):
         concurrency.answered(refused=True)
     assert 1 <= concurrency.limit <= 12
+
+
+def test_an_empty_bucket_without_a_limit_is_forgotten_after_a_minute() -> None:
+    """Some servers tell what remains and no limit: once 0 remained, nothing went out ever again."""
+    bucket = Bucket(0)
+    mark = bucket.take(1, now=0.0)
+    bucket.end(1)
+    bucket.hear(Window(remaining=0), mark, sent=0.0, now=1.0)
+    assert bucket.wait(1, now=2.0) == 1.0
+    assert bucket.wait(1, now=60.9) == 1.0
+    assert bucket.wait(1, now=61.0) == 0.0
+    bucket.take(1, now=61.0)

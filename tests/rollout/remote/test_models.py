@@ -59,7 +59,11 @@ def test_own_prices_go_first_the_whole_spec_before_the_name() -> None:
         ("openai:", "names no model"),
         ("query:x", r"remote\.endpoints\.query\.base_url must not carry a key"),
         ("user:x", r"remote\.endpoints\.user\.base_url must not carry a key"),
+        ("part:x", r"remote\.endpoints\.part\.base_url must not carry a key"),
         ("odd:x", r"remote\.endpoints\.odd\.base_url is no URL"),
+        ("six:x", r"remote\.endpoints\.six\.base_url is no URL"),  # Python's own parser raised a ValueError here
+        ("port:x", r"remote\.endpoints\.port\.base_url is no URL"),
+        ("gap:x", r"remote\.endpoints\.gap\.base_url is no URL"),
     ],
 )
 def test_what_cannot_be_resolved(spec: str, said: str) -> None:
@@ -67,7 +71,11 @@ def test_what_cannot_be_resolved(spec: str, said: str) -> None:
         "mine": MINE,
         "query": Endpoint(base_url="https://host/v1?key=hush"),
         "user": Endpoint(base_url="https://me:hush@host/v1"),
+        "part": Endpoint(base_url="https://host/v1#hush"),
         "odd": Endpoint(base_url="host/v1"),
+        "six": Endpoint(base_url="http://[::1/v1"),
+        "port": Endpoint(base_url="http://host:abc/v1"),
+        "gap": Endpoint(base_url="http://ho st/v1"),
     }
     with pytest.raises(RemoteError, match=said) as caught:
         resolve(spec, RemoteConfig(endpoints=endpoints))
