@@ -135,7 +135,7 @@ class Adapter:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         return {
             CONFIG_FILE: json.dumps(plain, indent=2, sort_keys=True).encode(),
-            WEIGHTS_FILE: safetensors.torch.save(tensors, metadata),
+            WEIGHTS_FILE: _ordered(safetensors.torch.save(tensors, metadata)),
         }
 
     def save(self, folder: Path) -> None:
@@ -188,6 +188,17 @@ def _read_spec(path: Path) -> LoraSpec:
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise AdapterError(f"{path} lacks a usable r or lora_alpha ({error}): save the adapter again") from error
+
+
+def _ordered(data: bytes) -> bytes:
+    """A safetensors file with its metadata in order, where the library writes it in another order each time: equal adapters are
+    then equal files."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

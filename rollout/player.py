@@ -66,6 +66,10 @@ class Player(Protocol):
         """What the player's model read and sampled, with what came of it; `None` where there is nothing to train on."""
         return None
 
+    def called_off(self) -> None:
+        """Called, before `close`, where the game's time ran out."""
+        return
+
     def close(self) -> None:
         """Called once, however the game ended."""
         return

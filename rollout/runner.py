@@ -112,6 +112,8 @@ async def play_game(deal: Deal, players: PlayerFactory, time_limit: float | None
         error = str(failure)
     except TimeoutError:
         assert limit.expired()
+        for player in seated.values():
+            player.called_off()
         error = f"the game took longer than {time_limit:g} s, waiting for {' and '.join(game.to_move)}"
     finally:
         for player in seated.values():

@@ -164,3 +164,7 @@ class ChatModel(Protocol):
     async def chat(self, request: ChatRequest) -> ChatReply:
         """Raises `CallError` where no answer could be had, `BudgetError` where none may be paid for."""
         ...
+
+    def called_off(self, game: str) -> None:
+        """Told of a game whose time ran out. `game` is what the keys of its calls hold before seat and turn."""
+        return

@@ -1,7 +1,8 @@
 """`Cassette`: recorded calls in a file of JSON lines, so that a run can be repeated without network, bit for bit.
 
-A header line, then a line for each call: its digest and its reply, or the text of its final failure. Each line is flushed as it
-is written; one that a kill cut short is dropped when the file is opened again. Who is asked when is `remote.py`'s business.
+A header line, then a line for each call: its digest and its reply, or the text of its final failure; and one for each game whose
+time ran out. Each line is flushed as it is written; one that a kill cut short is dropped when the file is opened again. Who is
+asked when is `remote.py`'s business.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class Take(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One recorded call. `model` and `key` are for the reader of the file."""
+    """One recorded call, or a game that was called off. `model` is for the reader of the file."""
 
-    digest: str
+    digest: str = ""
     model: str = ""
     key: str = ""
     reply: ChatReply | None = None
     failed: str | None = None
+    off: str = ""
+    """Instead of a call: what the keys of a game's calls begin with. Calls of it that come later take it up again."""
 
 
 class Cassette:
@@ -45,6 +48,7 @@ class Cassette:
         """Raises `CassetteError` for a file that cannot be read or written, or is no cassette."""
         self.path, self.replays = path, replays
         self._takes: dict[str, list[Take]] = {}
+        self._off: set[str] = set()
         self._file: BinaryIO | None = None
         try:
             kept = self._load()
@@ -56,11 +60,14 @@ class Cassette:
     def find(self, request: ChatRequest, digest: str) -> ChatReply | None:
         """The recorded answer. While recording, None where there is none, and a recorded failure is tried again.
 
-        Raises `CallError` with a recorded failure, and `CassetteError` where a replayed cassette does not hold the call.
+        Raises `CallError` with a recorded failure and in a game that was called off, and `CassetteError` where a replayed
+        cassette does not hold the call.
         """
         takes = self._takes.get(digest)
         if not self.replays:
             return takes[-1].reply if takes else None
+        if _game_of(request.key) in self._off:
+            raise CallError("the game's time ran out when it was recorded")
         if not takes:
             raise CassetteError(
                 f"the cassette {self.path} holds no answer to the call {_named(request)}: replay with the settings, model "
@@ -76,7 +83,15 @@ class Cassette:
         if self._file is None:
             return
         reply, failed = (outcome, None) if isinstance(outcome, ChatReply) else (None, str(outcome))
-        take = Take(digest=digest, model=request.model, key=request.key, reply=reply, failed=failed)
+        self._append(Take(digest=digest, model=request.model, key=request.key, reply=reply, failed=failed))
+
+    def call_off(self, game: str) -> None:
+        """Appends that a game's time ran out, while it waited for a call or for anybody else. Raises as `record` does."""
+        if self._file is not None and game not in self._off:
+            self._append(Take(off=game))
+
+    def _append(self, take: Take) -> None:
+        assert self._file is not None
         try:
             self._file.write(_line(take))
             self._file.flush()
@@ -84,7 +99,14 @@ class Cassette:
             raise CassetteError(
                 f"cannot write to the cassette {self.path}: {error}; free space and go on with --resume"
             ) from error
-        self._takes.setdefault(digest, []).append(take)
+        self._keep(take)
+
+    def _keep(self, take: Take) -> None:
+        if take.off:
+            self._off.add(take.off)
+        else:
+            self._off.discard(_game_of(take.key))
+            self._takes.setdefault(take.digest, []).append(take)
 
     def close(self) -> None:
         if self._file is not None:
@@ -109,7 +131,7 @@ class Cassette:
                 take = msgspec.json.decode(line, type=Take)
             except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
                 raise CassetteError(f"line {number} of the cassette {self.path} is damaged ({error}): remove it") from error
-            self._takes.setdefault(take.digest, []).append(take)
+            self._keep(take)
         return kept
 
     def _check_header(self, line: bytes) -> None:
@@ -146,6 +168,11 @@ def _line(record: Header | Take) -> bytes:
 
 
 _HEADER = _line(Header(VERSION))
+
+
+def _game_of(key: str) -> str:
+    """What comes before seat and turn in the key of a player's call."""
+    return key.rsplit("/", 2)[0]
 
 
 def _named(request: ChatRequest) -> str:

@@ -76,6 +76,9 @@ class ChatPlayer(Player):
         self._messages = [*asked, ChatMessage("assistant", reply.text or SILENCE)]
         return Reply(reply.text, complete=reply.finish is not Finish.LENGTH)
 
+    def called_off(self) -> None:
+        self._model.called_off(self._game)
+
 
 def deal_bound(deal: Deal, prices: Callable[[str], Price], *, partner: ChatSampling, policy_tokens: int) -> float:
     """US dollars that the calls of a deal can cost at most, each sent once; 0 where no model elsewhere plays.

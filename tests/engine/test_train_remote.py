@@ -134,6 +134,20 @@ def test_recorded_calls_replay_bit_for_bit_without_a_provider_or_a_key(
         }
 
 
+def test_games_whose_time_ran_out_are_void_in_the_replay_too(tmp_path: Path) -> None:
+    """The replay answers at once, and went on with games for which the recording held no answer."""
+    cassette = f'remote.cassette="{tmp_path / "calls.jsonl"}"'
+    with FakeProvider(latency=Latency(p50=0.1, p99=0.4), prices=PRICES, reply="negotiator").running() as provider:
+        recorded = config(provider, cassette, 'remote.cassette_mode="record"', "time_limit=0.3", "iterations=2")
+        first = train(recorded, tmp_path / "first", quiet=True)
+        replayed = config(provider, cassette, 'remote.cassette_mode="replay"', 'time_limit="none"', "iterations=2")
+    again = train(replayed, tmp_path / "again", quiet=True)
+    assert again.adapter == first.adapter
+    with RunFolder.read(tmp_path / "first") as one, RunFolder.read(tmp_path / "again") as two:
+        assert any(game.error is not None for game in one.database.games())
+        assert {g.id: g.outcomes for g in one.database.games()} == {g.id: g.outcomes for g in two.database.games()}
+
+
 def test_a_missing_key_ends_the_run_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(RemoteError, match="OPENAI_API_KEY"):

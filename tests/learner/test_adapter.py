@@ -56,6 +56,14 @@ def test_a_round_trip_keeps_everything(learner: Learner, tmp_path: Path) -> None
     assert all(torch.equal(tensor, back.tensors[name]) for name, tensor in adapter.tensors.items())
 
 
+def test_equal_adapters_are_equal_files(learner: Learner, tmp_path: Path) -> None:
+    """The library orders metadata anew in each file."""
+    adapter = learner.adapter()
+    assert len({adapter.files()[WEIGHTS_FILE] for _ in range(8)}) == 1
+    adapter.save(tmp_path / "a")
+    assert load_adapter(tmp_path / "a").files() == adapter.files()
+
+
 def replace_targets(spec: LoraSpec, targets: tuple[str, ...]) -> LoraSpec:
     assert targets == ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
     return LoraSpec(rank=spec.rank, alpha=spec.alpha, target_modules=targets)

@@ -55,6 +55,24 @@ def test_a_failure_is_replayed_and_tried_again_while_recording(path: Path, ask: 
         found(Cassette(path, replays=True), ask())
 
 
+def test_a_game_that_was_called_off_is_void_again_unless_it_was_taken_up(path: Path, ask: Ask) -> None:
+    """A replay is faster than the time limit was: it would ask for what nobody answered, or end the game otherwise."""
+    cassette = Cassette(path, replays=False)
+    for game in ("a", "b"):
+        cassette.record(ask(f"{game}/seller/0"), ask(f"{game}/seller/0").digest, reply("hello"))
+        cassette.call_off(game)
+        cassette.call_off(game)
+    cassette.record(ask("b/seller/1"), ask("b/seller/1").digest, reply("again"))
+    cassette.close()
+    assert len(path.read_bytes().splitlines()) == 6
+    again = Cassette(path, replays=True)
+    for turn in range(2):
+        with pytest.raises(CallError, match="the game's time ran out when it was recorded"):
+            found(again, ask(f"a/seller/{turn}"))
+    assert found(again, ask("b/seller/0")) == reply("hello")
+    assert found(again, ask("b/seller/1")) == reply("again")
+
+
 def test_takes_of_one_call_come_back_in_their_order(path: Path, ask: Ask) -> None:
     record(path, (ask(), CallError("first")), (ask(), reply("second")))
     cassette = Cassette(path, replays=True)

@@ -34,6 +34,7 @@ class StubModel(ChatModel):
     def __init__(self, *answers: str | ChatReply | Exception) -> None:
         self._answers = list(answers)
         self.asked: list[ChatRequest] = []
+        self.off: list[str] = []
 
     async def chat(self, request: ChatRequest) -> ChatReply:
         self.asked.append(request)
@@ -41,6 +42,17 @@ class StubModel(ChatModel):
         if isinstance(answer, Exception):
             raise answer
         return ChatReply(text=answer) if isinstance(answer, str) else answer
+
+    def called_off(self, game: str) -> None:
+        self.off.append(game)
+
+
+class SlowModel(StubModel):
+    """Never answers."""
+
+    async def chat(self, request: ChatRequest) -> ChatReply:
+        await asyncio.Event().wait()
+        raise AssertionError
 
 
 def new_deal(*players: str, family: str = "haggle", seed: int = 3) -> Deal:
@@ -207,3 +219,15 @@ def test_each_seat_is_counted_at_its_own_price() -> None:
     other: Callable[[str], Price] = lambda spec: PRICE  # noqa: E731
     alone = deal_bound(deal, prices.__getitem__, partner=ChatSampling(), policy_tokens=64)
     assert 0 < alone < deal_bound(deal, other, partner=ChatSampling(), policy_tokens=64)
+
+
+def test_the_model_is_told_of_a_game_whose_time_ran_out() -> None:
+    deal, seating = new_deal(SPEC, "script:boulware"), {"phase": "evaluate"}
+    model = SlowModel()
+    game = asyncio.run(play_game(deal, Seating(remote=model, **seating), time_limit=0.02))
+    assert game.error is not None
+    assert game.error.startswith("the game took longer than 0.02 s")
+    assert model.off == ["evaluate/3/0/1"]
+    ended = StubModel("NO_DEAL")
+    play_deal(deal, ended, **seating)
+    assert ended.off == []
