@@ -21,6 +21,8 @@ from sparring.rollout.remote.headers import UNTOLD, Limits
 from sparring.rollout.remote.models import ModelRef, charge, most_cost, most_usage
 from sparring.rollout.remote.providers.provider import RETRIED, UNBILLED, Provider, ProviderFault, ProviderReply
 
+MOST_CHARACTERS = 512
+"""In a token, with room: the longest of the usual vocabularies, runs of spaces and signs, have 128."""
 Record = Callable[[Attempt], None]
 Announce = Callable[[Attempt], Record]
 """Notes an attempt that is about to go out, and returns what notes how it ended."""
@@ -158,6 +160,8 @@ class Governor:
         try:
             async with asyncio.timeout_at(until):
                 answer = await self._provider.send(call.request, within=until - started)
+            if (fault := self._too_long(call, answer)) is not None:
+                answer = None
         except ProviderFault as error:
             fault = error
         except TimeoutError:
@@ -166,6 +170,15 @@ class Governor:
             attempt = msgspec.structs.replace(attempt, seconds=loop.time() - started)
             record(self._settled(call, entered, attempt, answer, fault))
         return fault
+
+    def _too_long(self, call: Governed, answer: ProviderReply) -> ProviderFault | None:
+        """The failure that an answer is which its limit cannot hold: it would be stored, and sent and paid for with each call
+        that follows in its game."""
+        length, most = len(answer.reply.text), call.request.max_tokens
+        if length <= most * MOST_CHARACTERS:
+            return None
+        said = f"{self._ref.spec}: the answer has {length:,} characters, which {most} tokens cannot hold"
+        return ProviderFault(Result.MALFORMED, said, limits=answer.limits, usage=answer.usage)
 
     def _attempt(self, call: Governed, hedge: bool) -> Attempt:
         """One that is about to go out."""

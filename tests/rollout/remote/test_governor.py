@@ -17,7 +17,7 @@ from sparring.rollout.remote.budget import Budget
 from sparring.rollout.remote.call import Attempt, ChatReply, ChatRequest, Result, Usage
 from sparring.rollout.remote.config import Price, RemoteConfig
 from sparring.rollout.remote.gate import Gate
-from sparring.rollout.remote.governor import Governor
+from sparring.rollout.remote.governor import MOST_CHARACTERS, Governor
 from sparring.rollout.remote.headers import Limits
 from sparring.rollout.remote.models import most_cost, most_usage, resolve
 from sparring.rollout.remote.providers.provider import ProviderFault, ProviderReply
@@ -147,6 +147,22 @@ def test_an_unusable_answer_with_a_usage_costs_that(
     bench = Bench(scripted((0.0, empty), (0.0, good)), settings(budget=1.0))
     virtually(bench.call(ask()))
     assert [(row.cost, row.estimated) for row in bench.rows] == [(20e-6, False), (25e-6, False)]
+
+
+def test_an_answer_that_its_limit_cannot_hold_is_none(
+    virtually: Run, scripted: Any, settings: Settings, ask: Ask, good: ChatReply
+) -> None:
+    """Ten million characters for a limit of ten tokens were taken, stored, and sent on, paid for, with every call after it."""
+    usage = Usage(prompt_tokens=20, completion_tokens=5)
+    longest, request = MOST_CHARACTERS * 10, ask()
+    assert request.max_tokens == 10
+    too_long = ProviderReply(reply=ChatReply(text="x" * (longest + 1)), usage=usage)
+    fits = ProviderReply(reply=ChatReply(text="x" * longest), usage=usage)
+    bench = Bench(scripted((0.0, too_long), (0.0, fits)), settings(budget=1.0))
+    assert len(virtually(bench.call(request)).text) == longest
+    assert bench.results == [(0, Result.MALFORMED), (1, Result.OK)]
+    assert bench.rows[0].error == "test:m: the answer has 5,121 characters, which 10 tokens cannot hold"
+    assert bench.rows[0].reply is None and bench.rows[0].cost == bench.rows[1].cost
 
 
 @pytest.mark.parametrize(
