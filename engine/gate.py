@@ -31,7 +31,8 @@ class Gate(Sampler):
         self._opened_at = self._busy_before = 0.0
 
     async def sample(self, request: SampleRequest) -> Sample:
-        await self._opened.wait()
+        while not self._opened.is_set():  # it may be shut again before whom it woke up has come this far
+            await self._opened.wait()
         self._inside += 1
         self._drained.clear()
         try:

@@ -233,3 +233,24 @@ def test_a_shut_gate_lets_nothing_in_and_what_is_inside_finish() -> None:
         assert await gate.shut() > 0.0
 
     asyncio.run(main())
+
+
+def test_a_gate_that_opens_and_shuts_at_once_lets_nothing_in() -> None:
+    """As where all games of a step had ended before: who was woken up asked a generator whose cache was released, and each of
+    the games that were ahead was void."""
+    request = SampleRequest(prompt_ids=[1], seed=0, max_tokens=1)
+
+    async def main() -> None:
+        sampler = Sampler()
+        sampler.answer.set()
+        gate = Gate(sampler)  # type: ignore[arg-type]
+        waiting = asyncio.create_task(gate.sample(request))
+        await settle()
+        gate.open()
+        await gate.shut()
+        await settle()
+        assert sampler.asked == 0
+        gate.open()
+        assert (await waiting).policy == "p"
+
+    asyncio.run(main())
