@@ -105,7 +105,7 @@ async def appraise(engine: Engine, *, adapter: str, quiet: bool = False, on_game
             scenarios, partners=wanted.partners, games=wanted.games, seed=wanted.seed, shuffled=shuffled, label=name
         )
         seating = engine.seating(policy)
-        with Progress(f"evaluate {name}", total=len(matches), quiet=quiet) as progress:
+        with Progress(f"evaluate {name}", total=len(matches), quiet=quiet, note=lambda: engine.spending) as progress:
 
             def show(game: Game) -> None:
                 progress.add(game)

@@ -89,9 +89,10 @@ class JudgeAudit(msgspec.Struct, frozen=True, kw_only=True):
 
     def _length(self) -> str:
         if self.padded.trials >= FEW and 2 * self.padded.hits > self.padded.trials:
+            among = f"; the longer text wins {self.longer.value:.0%} of its decisions" if self.longer.trials else ""
             return (
                 f"{self.judge}: length bias: {self.padded.hits:.0f} of {self.padded.trials} texts padded with repetitions beat "
-                f"their original; the longer text wins {self.longer.value:.0%} of its decisions"
+                f"their original{among}"
             )
         if self.padded.trials < FEW and self.longer.interval(CONFIDENCE)[0] > LONGER:
             return (

@@ -163,6 +163,9 @@ def test_the_longer_text_winning_is_a_finding_only_without_padded_pairs() -> Non
     assert audit(judgements + biased, lengths).findings == (
         "j: length bias: 2 of 2 texts padded with repetitions beat their original; the longer text wins 100% of its decisions",
     )
+    assert audit(biased, lengths).findings == (
+        "j: length bias: 2 of 2 texts padded with repetitions beat their original",  # it decided nothing else
+    )
 
 
 def test_silence_and_idleness_are_findings() -> None:
