@@ -43,7 +43,7 @@ REASONS = {
         "A study of {a} found that 8 in 10 people were glad.",
         "With {a} we would spend less money than before.",
         "Some fear {a}, but the fear will pass.",
-        "{A} gives workers a better chance, so that nobody is left behind.",
+        "{A} would give workers a better chance, so that nobody is left behind.",
         "As a result of {a}, our streets would be safer.",
         "However small it looks, {a} can change a whole school.",
         "Imagine a year with {a} and more health for all.",
@@ -57,7 +57,7 @@ REASONS = {
         "A study of {a} found that 8 in 10 people were unhappy.",
         "With {a} we would spend more money than before.",
         "Some like {a}, but the joy will pass.",
-        "{A} takes chances from workers, so that many are left behind.",
+        "{A} would take chances from workers, so that many are left behind.",
         "As a result of {a}, our streets would be less safe.",
         "However nice it looks, {a} can harm a whole school.",
         "Imagine a year with {a} and less freedom for all.",
@@ -132,9 +132,9 @@ def speak(motion: str, side: str, rng: Random) -> str:
 
 
 def _subjects(motion: str) -> Sequence[str]:
-    """The words that a sentence can be about: participles, comparatives and adverbs are left out where others are there."""
+    """The words that a sentence can be about: participles and adverbs are left out where others are there."""
     words = content_words(motion)
-    return [word for word in words if not word.endswith(("ed", "er", "ly"))] or words
+    return [word for word in words if not word.endswith(("ed", "ly")) and word != "better"] or words
 
 
 def _fill(sentence: str, motion: str, words: Sequence[str], rng: Random) -> str:

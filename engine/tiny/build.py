@@ -46,7 +46,7 @@ class TinyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     mlp: int = 256
     context: int = 512
     steps: int = 9500
-    """Of which the last 5 in 19 are the finishing lessons, at half the learning rate."""
+    """Of which the last, by the corpus' share, are the finishing lessons, at half the learning rate."""
     batch: int = 16
     """Examples a step: what was read is copied only after some hundred small steps, not after a few large ones."""
     lr: float = 2.5e-3
@@ -54,7 +54,10 @@ class TinyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     threads: int = 1
 
 
-RECIPES: Mapping[str, TinyConfig] = {"games": TinyConfig(), "contests": TinyConfig(corpus="contests")}
+RECIPES: Mapping[str, TinyConfig] = {
+    "games": TinyConfig(),
+    "contests": TinyConfig(corpus="contests", vocab_size=2048, steps=5500, batch=24, lr=3e-3),
+}
 """The recipes of the models that ship, by corpus."""
 
 
@@ -106,7 +109,7 @@ class Phase:
 def phases(config: TinyConfig) -> tuple[Phase, Phase]:
     """The two parts of the recipe."""
     corpus = CORPORA[config.corpus]
-    finishing = config.steps * 5 // 19
+    finishing = int(config.steps * corpus.finishing_share)
     first = config.steps - finishing
     return (
         Phase(0, first, config.lr, config.warmup, corpus.first),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from random import Random
 from typing import Any
 
@@ -14,6 +15,7 @@ from sparring.rollout.chat import ChatFormat
 from sparring.rollout.trajectory import Trajectory
 from sparring.scenarios.family import Strategy
 from sparring.scenarios.game import GameState
+from sparring.scenarios.outcome import Verdict
 from sparring.scenarios.scenario import Scenario
 
 
@@ -42,7 +44,9 @@ class Corpus:
     first: Lessons
     """Whom the model imitates, in turn, while it learns to copy and to keep to the rules ..."""
     finishing: Lessons
-    """... and in the end."""
+    """... and in the end ..."""
+    finishing_share: Fraction
+    """... for this part of the steps."""
     example: Callable[[ChatFormat, Lessons, int, int], Trajectory]
     """Example number `number` of the lessons under a seed: `example(chat, lessons, seed, number)`."""
     card: str
@@ -69,8 +73,7 @@ def play_scripts(
 
 def encode_seat(chat: ChatFormat, game: GameState, seat: str, said: list[tuple[int, str]]) -> Trajectory:
     """One seat's side of a finished game, in exactly the form that `PolicyPlayer` records; what it wrote is trained."""
-    observation, outcomes = game.observe(seat), game.outcome()
-    assert outcomes is not None
+    observation = game.observe(seat)
     ids: list[int] = []
     mask: list[bool] = []
     before = 0
@@ -83,11 +86,21 @@ def encode_seat(chat: ChatFormat, game: GameState, seat: str, said: list[tuple[i
         ids += context + written
         mask += [False] * len(context) + [True] * len(written)
         before = heard
+    return _trajectory(ids, mask)
+
+
+def encode(context: list[int], written: list[int]) -> Trajectory:
+    """What was read and written outside of any game."""
+    return _trajectory(context + written, [False] * len(context) + [True] * len(written))
+
+
+def _trajectory(ids: list[int], mask: list[bool]) -> Trajectory:
+    """A text to imitate; nobody sampled it and nothing came of it."""
     return Trajectory(
         game_id="",
-        scenario_id=game.scenario.id,
-        family=game.scenario.family,
-        seat=seat,
+        scenario_id="",
+        family="",
+        seat="",
         partner="",
         token_ids=ids,
         logprobs=[0.0] * len(ids),
@@ -95,6 +108,6 @@ def encode_seat(chat: ChatFormat, game: GameState, seat: str, said: list[tuple[i
         temperature=1.0,
         policy="scripts",
         reward=None,
-        verdict=outcomes[seat].verdict,
-        score=outcomes[seat].score,
+        verdict=Verdict.VOID,
+        score=0.0,
     )

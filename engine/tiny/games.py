@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from random import Random
 
 from sparring.engine.tiny.corpus import Corpus, Lessons, Teacher, encode_seat, play_scripts
@@ -71,4 +72,12 @@ def texts(per_family: int = 300) -> Iterator[str]:
             yield from (turn.text for turn in game.turns)
 
 
-GAMES = Corpus(texts, PIECES, FIRST_LESSONS, FINISHING_LESSONS, example, card="games.md")
+GAMES = Corpus(
+    texts=texts,
+    pieces=PIECES,
+    first=FIRST_LESSONS,
+    finishing=FINISHING_LESSONS,
+    finishing_share=Fraction(5, 19),
+    example=example,
+    card="games.md",
+)

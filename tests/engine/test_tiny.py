@@ -1,4 +1,4 @@
-"""The embedded model: what ships is what its card says, plays legally, and is made reproducibly."""
+"""The embedded models: what ships is what its card says, plays legally, and is made reproducibly."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import msgspec
 import pytest
@@ -14,10 +15,10 @@ from sparring.engine.config import load_run_config
 from sparring.engine.engine import Engine
 from sparring.engine.evaluation.evaluate import arrange, evaluate, held_out
 from sparring.engine.models import load_tokenizer
-from sparring.engine.tiny.build import TinyConfig, build, save
+from sparring.engine.tiny.build import RECIPES, TinyConfig, build, save
 from sparring.engine.tiny.corpus import encode_seat, play_scripts
-from sparring.engine.tiny.shipped import TINY_FOLDER
-from sparring.rollout.chat import ChatFormat
+from sparring.engine.tiny.shipped import SHIPPED, TINY_FOLDER
+from sparring.rollout.chat import ChatFormat, keeps_prefix
 from sparring.rollout.player import Seating
 from sparring.rollout.runner import play_game
 from sparring.rollout.sampler import Sample, SampleRequest
@@ -62,20 +63,29 @@ def test_training_text_is_what_a_policy_in_the_scripts_place_would_have_read(fam
         assert trajectory.loss_mask == example.loss_mask
 
 
-def test_the_same_recipe_makes_the_same_bytes(tmp_path: Path) -> None:
-    first, second = (save(*build(SMALL), SMALL, tmp_path / name) for name in ("a", "b"))
+@pytest.mark.parametrize("corpus", list(RECIPES))
+def test_the_same_recipe_makes_the_same_bytes(corpus: Literal["games", "contests"], tmp_path: Path) -> None:
+    small = msgspec.structs.replace(SMALL, corpus=corpus)
+    first, second = (save(*build(small), small, tmp_path / name) for name in ("a", "b"))
     assert first == second
     assert first == hashlib.sha256((tmp_path / "a/model.safetensors").read_bytes()).hexdigest()
     assert (tmp_path / "a/tokenizer.json").read_bytes() == (tmp_path / "b/tokenizer.json").read_bytes()
-    other = msgspec.structs.replace(SMALL, seed=1)
+    other = msgspec.structs.replace(small, seed=1)
     assert save(*build(other), other, tmp_path / "c") != first
 
 
-def test_what_ships_is_what_the_card_says() -> None:
-    weights = TINY_FOLDER / "model.safetensors"
+@pytest.mark.parametrize(("name", "recipe"), list(zip(SHIPPED, RECIPES.values(), strict=True)))
+def test_what_ships_is_what_the_card_says(name: str, recipe: TinyConfig) -> None:
+    folder = SHIPPED[name]
+    weights = folder / "model.safetensors"
     assert weights.stat().st_size <= 4 * 1000 * 1000
-    assert hashlib.sha256(weights.read_bytes()).hexdigest() in (TINY_FOLDER / "CARD.md").read_text()
-    assert msgspec.json.decode((TINY_FOLDER / "recipe.json").read_bytes(), type=TinyConfig) == TinyConfig()
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in (folder / "CARD.md").read_text()
+    assert msgspec.json.decode((folder / "recipe.json").read_bytes(), type=TinyConfig) == recipe
+
+
+@pytest.mark.parametrize("folder", list(SHIPPED.values()))
+def test_what_ships_keeps_the_prefix(folder: Path) -> None:
+    assert keeps_prefix(load_tokenizer(folder))
 
 
 def test_every_digit_is_a_token_of_its_own() -> None:
