@@ -8,6 +8,7 @@ asked when is `remote.py`'s business.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -109,12 +110,16 @@ class Cassette:
             self._takes.setdefault(take.digest, []).append(take)
 
     def close(self) -> None:
+        """Lets go of the file. Never raises: a line that could not be written was told of by `record`, and is tried once more."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):
+                self._file.close()
             self._file = None
 
     def _load(self) -> int:
         """Reads the takes; returns how many bytes of whole lines there are."""
+        if "\0" in str(self.path) or (self.path.exists() and not self.path.is_file()):  # a pipe or device may have no end
+            raise CassetteError(f"cannot use the cassette {self.path}: it is no file")
         try:
             body = self.path.read_bytes()
         except FileNotFoundError:

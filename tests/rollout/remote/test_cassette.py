@@ -185,3 +185,23 @@ def test_lines_are_for_a_reader_too(path: Path, ask: Ask) -> None:
     record(path, (ask("train/1/buyer/0"), reply("I say 40.")))
     line = msgspec.json.decode(path.read_bytes().splitlines()[1])
     assert (line["model"], line["key"], line["reply"]["text"]) == ("test:m", "train/1/buyer/0", "I say 40.")
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/", "a\0b"])
+@pytest.mark.parametrize("replays", [False, True])
+def test_what_is_no_file_is_refused(name: str, replays: bool) -> None:
+    """A device was read until the memory was full, and a NUL in the name was a ValueError."""
+    with pytest.raises(CassetteError, match=r"^cannot use the cassette .*: it is no file$"):
+        Cassette(Path(name), replays=replays)
+
+
+def test_a_full_disk_is_told_once(path: Path, ask: Ask) -> None:
+    """Closing tried to write again, and its OSError took the place of what says how to go on."""
+    cassette = Cassette(path, replays=False)
+    assert cassette._file is not None
+    cassette._file.close()
+    cassette._file = open("/dev/full", "ab")  # noqa: SIM115 - closed below
+    with pytest.raises(CassetteError, match="No space left on device; free space and go on with --resume"):
+        cassette.record(ask(), ask().digest, reply("40"))
+    cassette.close()
+    assert path.read_bytes().count(b"\n") == 1
