@@ -1,7 +1,7 @@
 """A step's figures by name, as trackers take them, and which of them the terminal shows.
 
 `play/...` is of the games, `judge/...` of the tournaments, `learn/...` of the update, `fence/...` of the canaries before them,
-`remote/...` of calls of other models, all of the run so far; those of a population's members end in the member's name.
+`remote/...` of calls of other models so far in this process; those of a population's members end in the member's name.
 """
 
 from __future__ import annotations
@@ -92,17 +92,4 @@ def learned(stats: StepStats, member: str = "") -> dict[str, float]:
 
 def remote_metrics(stats: RemoteStats) -> dict[str, float]:
     """What calls of other models came to so far in this process."""
-    names = (
-        "calls",
-        "attempts",
-        "retries",
-        "hedges",
-        "failed",
-        "cached",
-        "prompt_tokens",
-        "completion_tokens",
-        "cost",
-        "p50",
-        "p99",
-    )
-    return {f"remote/{name}": float(getattr(stats, name)) for name in names}
+    return {f"remote/{name}": float(getattr(stats, name)) for name in REMOTE}
