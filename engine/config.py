@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from sparring.engine.contests import find_contest
 from sparring.engine.errors import ConfigError
 from sparring.engine.evaluation.decline import DeclineConfig
 from sparring.engine.fence import FenceConfig
@@ -85,6 +86,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     families: tuple[str, ...] = msgspec.field(default_factory=registry.names)
     """The families of games, and the contests, to train and evaluate on."""
+    contest_topics: dict[str, str] = {}
+    """Files of further topics by contest, such as `{debate = "my-debate.toml"}` (`sparring scenarios author` writes them). Each
+    topic falls into the split that its own text decides."""
     partners: tuple[str, ...] = (TRAINING_SCRIPTS,)
     """Who sits across: "scripts" (each family's training scripts), "script:NAME", "base", "policy" (self-play), "policy:NAME",
     "members" (another policy of the population), or a model elsewhere such as "gpt-4o"."""
@@ -120,6 +124,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def check(self) -> None:
         """Raises `ConfigError` where settings contradict each other, saying which one to change."""
         self._check_families()
+        self._check_topics()
         self._check_partners()
         self._check_sampling()
         self._check_schedule()
@@ -148,6 +153,13 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 raise ConfigError(f"families: there is no {family!r}: choose from {', '.join(known)}")
         if len(set(self.families)) < len(self.families):
             raise ConfigError("families names one twice: name each once")
+
+    def _check_topics(self) -> None:
+        for name in self.contest_topics:
+            try:
+                find_contest(name, self.contest_topics)
+            except ScenarioError as error:
+                raise ConfigError(f"contest_topics.{name}: {error}") from error
 
     def _check_partners(self) -> None:
         for key, partners in (("partners", self.partners), ("evaluation.partners", self.evaluation.partners)):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from random import Random
 
 from sparring.engine.config import MEMBERS, RunConfig, partner_specs
+from sparring.engine.contests import find_family
 from sparring.rollout.chat import ChatFormat
 from sparring.rollout.player import turn_seed
 from sparring.rollout.trajectory import Deal
-from sparring.scenarios import registry
 from sparring.scenarios.game import GameState
 
 
@@ -26,17 +26,18 @@ def _deal(config: RunConfig, step: int, member: str) -> list[Deal]:
     deals: list[Deal] = []
     for place in range(config.scenarios_per_step):
         rng = Random(f"sparring/deal/{config.seed}/{step}/{place}")
-        family = registry.get(config.families[(step * config.scenarios_per_step + place) % len(config.families)])
+        name = config.families[(step * config.scenarios_per_step + place) % len(config.families)]
+        family = find_family(name, config.contest_topics)
         scenario = family.generate(rng.randrange(1 << 48))
         trained = rng.choice(scenario.seat_names)
         partner = _partner(config, family.name, member, rng) if len(scenario.seats) > 1 else ""
         players = {seat: "policy" if seat == trained else partner for seat in scenario.seat_names}
         for game in range(config.games_per_scenario):
             seed = rng.randrange(1 << 62)
-            name = f"{step}/{place}/{game}"
+            ident = f"{step}/{place}/{game}"
             if member:
-                name, seed = f"{name}@{member}", turn_seed(seed, member, 0)
-            deals.append(Deal(id=name, scenario=scenario, players=players, seed=seed, member=member))
+                ident, seed = f"{ident}@{member}", turn_seed(seed, member, 0)
+            deals.append(Deal(id=ident, scenario=scenario, players=players, seed=seed, member=member))
     return deals
 
 

@@ -9,6 +9,7 @@ SparringError (scenarios/errors.py)
 ├── GeneratorError     a request, adapter or model that the generator cannot serve
 ├── FenceError         the policy that plays is not the policy that learns
 ├── SharingError       learner and vLLM no longer train and serve the same memory (shared_weights.py)
+├── AuthoringError     topics that could not be had from a model, or not be written
 └── EvaluationError    an evaluation or comparison that cannot be made
 RuntimeError
 └── GeneratorStopped   the generator failed or was closed under its requests
@@ -41,6 +42,10 @@ class TrackerError(SparringError):
 
 class EvaluationError(SparringError):
     """An evaluation or comparison that cannot be made."""
+
+
+class AuthoringError(SparringError):
+    """Topics that could not be had from a model, or not be written."""
 
 
 class GeneratorError(SparringError):

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from sparring.engine.config import RunConfig, load_run_config
+from sparring.engine.contests import keep_topics
 from sparring.engine.deal import deal
 from sparring.engine.engine import POLICY, Engine, check_models_elsewhere
 from sparring.engine.errors import FenceError, Interrupted
@@ -61,7 +62,9 @@ def train(config: RunConfig, output: Path, *, quiet: bool = False, adapter: Path
     clock = Clock()
     with ExitStack() as stack:
         with clock.measure("other"):
-            run = stack.enter_context(RunFolder.create(output, dump_config(config)))
+            own, files = keep_topics(config.contest_topics, output)
+            config = msgspec.structs.replace(config, contest_topics=own)
+            run = stack.enter_context(RunFolder.create(output, dump_config(config), files))
             try:
                 engine = stack.enter_context(Engine.open(config))
                 members = open_members(engine)

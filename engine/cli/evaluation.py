@@ -171,7 +171,8 @@ def _enough(settings: RunConfig, games: int) -> RunConfig:
     scenarios = max(math.ceil(games / seats), len(settings.families))
     each = 1
     if not settings.games:
-        topics = held_out_topics(settings.contests, scenarios, split=wanted.split, seed=wanted.seed)
+        own = settings.contest_topics
+        topics = held_out_topics(settings.contests, scenarios, split=wanted.split, seed=wanted.seed, topics=own)
         each = math.ceil(games / sum(len(topic.seats) for topic in topics))
     evaluation = msgspec.structs.replace(wanted, scenarios=scenarios, games=each)
     return msgspec.structs.replace(settings, evaluation=evaluation)

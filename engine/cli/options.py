@@ -74,6 +74,14 @@ CompareOption = Annotated[
     str | None,
     typer.Option("--compare", metavar="SPEC", help="Whose contest entries evaluation compares with: base, or a model."),
 ]
+TopicsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--topics",
+        metavar="[CONTEST=]FILE",
+        help="Further topics of the contest that is played, as `sparring scenarios author` writes them; repeatable.",
+    ),
+]
 BudgetOption = Annotated[
     float | None,
     typer.Option("--budget", metavar="DOLLARS", min=0, help="What calls of models may cost in all: the run ends before that."),
@@ -117,6 +125,7 @@ def load_settings(
 def contest_settings(
     *,
     task: str | None = None,
+    topics: list[str] | None = None,
     partner: list[str] | None = None,
     judge: list[str] | None = None,
     evaluation_judge: str | None = None,
@@ -133,6 +142,7 @@ def contest_settings(
     cassette = record or replay
     return {
         "families": families_of(task),
+        **{f"contest_topics.{name}": Toml(json.dumps(path)) for name, path in _topics(topics or [], task).items()},
         "partners": partner or None,
         "judging.judges": Toml("[" + ", ".join(f"{{model = {json.dumps(one)}}}" for one in judge) + "]") if judge else None,
         "judging.evaluation_judge": evaluation_judge,
@@ -141,6 +151,23 @@ def contest_settings(
         "remote.cassette": None if cassette is None else str(cassette),
         "remote.cassette_mode": None if cassette is None else "record" if record else "replay",
     }
+
+
+def _topics(given: list[str], task: str | None) -> dict[str, str]:
+    """Files of topics by contest. Raises `ConfigError` where a file does not say which contest it is for."""
+    from sparring.engine.errors import ConfigError
+    from sparring.scenarios import registry
+
+    contests = [family for family in families_of(task) or () if family in registry.contests()]
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, path = one.partition("=")
+        if not equals or name not in registry.contests():
+            if len(contests) != 1:
+                raise ConfigError(f"--topics {one}: for which contest? Name one with --task, or write CONTEST=FILE")
+            name, path = contests[0], one
+        found[name] = path
+    return found
 
 
 def families_of(task: str | None) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""`sparring scenarios`: making, listing, reading and refereeing games. Pure Python: nothing here loads a model."""
+"""`sparring scenarios`: making, authoring, listing, reading and refereeing games. Nothing here loads a model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from sparring.engine.cli.options import JsonOption, examples
+from sparring.engine.cli.options import (
+    BudgetOption,
+    ConfigOption,
+    JsonOption,
+    QuietOption,
+    RecordOption,
+    ReplayOption,
+    SetOption,
+    contest_settings,
+    examples,
+    load_settings,
+)
 from sparring.engine.cli.output import notices, print_json, printable, results, write_output
 
 if TYPE_CHECKING:
+    from sparring.engine.authoring import Authored
     from sparring.rollout.transcript import Transcript
     from sparring.scenarios.family import Split
     from sparring.scenarios.scenario import Scenario
@@ -70,6 +82,57 @@ def _add(path: Path, found: list[Scenario], split: Split) -> None:
     with ScenarioStore(path) as stored:
         new = stored.add(found, split)
         notices().print(f"{path}: {new} new scenarios in split {split}, {len(found) - new} were there; {len(stored)} in all")
+
+
+@app.command(
+    epilog=examples(
+        "sparring scenarios author debate --count 50 --model gpt-4o-mini --budget 0.50 --output my-debate.toml",
+        "sparring train --task debate --topics my-debate.toml",
+    )
+)
+def author(
+    contest: Annotated[str, typer.Argument(metavar="CONTEST", help="debate, debate_rounds, comedy or recipes.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE.toml", help="Where the topics go; it must not exist.")],
+    model: Annotated[str, typer.Option("--model", metavar="SPEC", help="Who writes: gpt-4o-mini, anthropic:NAME, ...")],
+    count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=10_000, help="Topics.")] = 50,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Ask through OpenAI's Batch API: at half the price, within a day a round, resumable.")
+    ] = False,
+    budget: BudgetOption = None,
+    record: RecordOption = None,
+    replay: ReplayOption = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Another one asks other questions.")] = 0,
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a model for new topics of a contest, and keep those that can be played and that nobody has yet.
+
+    Each is checked as those that ship are. What is dropped is counted, with a reason. Calls are kept beside the file: however the
+    command ends, the same one goes on and pays for nothing again. --config and --set name endpoints and prices, [remote].
+    """
+    from sparring.engine.authoring import author_topics
+
+    own = contest_settings(budget=budget, record=record, replay=replay)
+    settings = load_settings(None, config, sets, own)
+    say = (lambda line: None) if quiet else (lambda line: notices().print(printable(line)))
+    found = author_topics(contest, count, output, model=model, remote=settings.remote, seed=seed, batch=batch, say=say)
+    if as_json:
+        print_json(found)
+    else:
+        _show_authored(found)
+
+
+def _show_authored(found: Authored) -> None:
+    parts = ", ".join(f"{count} {split}" for split, count in sorted(found.parts.items()))
+    print(f"{found.path}: {found.kept} of {found.wanted} topics ({parts}), {found.calls} calls, ${found.cost:.4f}")
+    if found.dropped:
+        print(f"dropped {sum(found.dropped.values())}:")
+        for example in found.examples:
+            print(f"  {found.dropped[example.partition(':')[0]]}, as {printable(example)}")
+    if found.stopped:
+        print(printable(f"stopped {found.stopped}" if found.stopped.startswith("after") else f"stopped: {found.stopped}"))
 
 
 @app.command("list", epilog=examples("sparring scenarios list", "sparring scenarios list scenarios.db --json"))

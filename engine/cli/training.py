@@ -25,6 +25,7 @@ from sparring.engine.cli.options import (
     SeedOption,
     SetOption,
     TaskOption,
+    TopicsOption,
     contest_settings,
     examples,
     families_of,
@@ -88,6 +89,7 @@ def train(
         ),
     ] = None,
     task: TaskOption = None,
+    topics: TopicsOption = None,
     partner: PartnerOption = None,
     judge: JudgeOption = None,
     evaluation_judge: EvaluationJudgeOption = None,
@@ -119,6 +121,7 @@ def train(
 
     remote: dict[str, Any] = {
         "task": task,
+        "topics": topics,
         "partner": partner,
         "judge": judge,
         "evaluation_judge": evaluation_judge,

@@ -109,7 +109,7 @@ async def appraise_contests(
     """
     config, wanted = engine.config, engine.config.evaluation
     return await contend(
-        held_out_topics(config.contests, wanted.scenarios, split=wanted.split, seed=wanted.seed),
+        held_out_topics(config.contests, wanted.scenarios, split=wanted.split, seed=wanted.seed, topics=config.contest_topics),
         Contenders(
             policy=engine.seating(adapter),
             base=engine.seating(),

@@ -5,11 +5,11 @@ Owns the choice alone. Who writes and who judges is `contest.py`'s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparring.engine.contests import find_family
 from sparring.engine.errors import EvaluationError
-from sparring.scenarios import registry
 from sparring.scenarios.contests.answer import fold
 from sparring.scenarios.contests.contest import Contest
 from sparring.scenarios.family import Split
@@ -19,26 +19,27 @@ DRAWS = 24
 """Instances looked at for each topic, to find every side of it."""
 
 
-def held_out_topics(families: Sequence[str], count: int, *, split: Split = "seed", seed: int = 0) -> list[Scenario]:
+def held_out_topics(
+    families: Sequence[str], count: int, *, split: Split = "seed", seed: int = 0, topics: Mapping[str, str] | None = None
+) -> list[Scenario]:
     """At most `count` instances of a split, spread evenly over the contests: every side of a topic before the next topic.
 
-    A contest with fewer gives all that it has. The same ones on every machine.
+    A contest with fewer gives all that it has. The same ones on every machine. `topics` are files of further topics, by contest.
     """
     found: list[Scenario] = []
     for number, name in enumerate(families):
         share = count // len(families) + (number < count % len(families))
-        found += _every_side(name, split, seed)[:share]
+        found += _every_side(find_contest(name, topics), split, seed)[:share]
     return found
 
 
-def _every_side(name: str, split: Split, seed: int) -> list[Scenario]:
-    contest = find_contest(name)
+def _every_side(contest: Contest[Any, Any], split: Split, seed: int) -> list[Scenario]:
     first = seed * 1_000_000
     drawn = [contest.generate(at, split) for at in range(first, first + DRAWS * len(contest.topics(split)))]
-    topics = topics_of(drawn)
+    names = topics_of(drawn)
     sides: dict[str, dict[tuple[str, ...], Scenario]] = {}
     for scenario in drawn:
-        sides.setdefault(topics[scenario.id], {}).setdefault(scenario.seat_names, scenario)
+        sides.setdefault(names[scenario.id], {}).setdefault(scenario.seat_names, scenario)
     return [scenario for own in sides.values() for scenario in own.values()]
 
 
@@ -54,9 +55,9 @@ def topics_of(scenarios: Sequence[Scenario]) -> dict[str, str]:
     return found
 
 
-def find_contest(name: str) -> Contest[Any, Any]:
+def find_contest(name: str, topics: Mapping[str, str] | None = None) -> Contest[Any, Any]:
     """The contest of that name. Raises `EvaluationError` for a family that a referee decides."""
-    contest = registry.get(name)
+    contest = find_family(name, topics)
     if not isinstance(contest, Contest):
         raise EvaluationError(f"{name} is no contest: a referee decides it")
     return contest

@@ -24,6 +24,7 @@ from typing import Any, Self
 
 import msgspec
 
+from sparring.engine.contests import TOPICS
 from sparring.engine.errors import RunError
 from sparring.engine.run.database import RunDatabase
 from sparring.learner.files import write_folder
@@ -68,8 +69,11 @@ class RunFolder:
             raise
 
     @classmethod
-    def create(cls, path: Path, config: str) -> Self:
-        """A new run, with its settings as TOML. Raises `RunError` where the folder holds something already."""
+    def create(cls, path: Path, config: str, topics: Mapping[str, bytes] | None = None) -> Self:
+        """A new run, with its settings as TOML and its own files of topics by name (`keep_topics`).
+
+        Raises `RunError` where the folder holds something already.
+        """
         with _explained(f"make the run folder {path}"):
             path.mkdir(parents=True, exist_ok=True)
             _expect_empty(path)
@@ -77,6 +81,8 @@ class RunFolder:
             try:
                 _expect_empty(path)  # another process may have been at it since
                 (path / CHECKPOINTS).mkdir(exist_ok=True)
+                for name, data in (topics or {}).items():
+                    _write_file(path / name, data)
                 _write_file(path / CONFIG, config.encode())
             except BaseException:
                 os.close(lock)
@@ -118,6 +124,8 @@ class RunFolder:
         for path in (self.database.path, *(self.database.path.with_name(DATABASE + end) for end in ("-wal", "-shm"))):
             path.unlink(missing_ok=True)
         self.config_path.unlink(missing_ok=True)
+        for path in self.path.glob(f"{TOPICS}*"):
+            path.unlink()
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
         (self.path / LOCK).unlink(missing_ok=True)
         self._unlock()
@@ -217,7 +225,8 @@ def _expect_run(path: Path) -> None:
 
 
 def _expect_empty(path: Path) -> None:
-    if any(entry.name not in (LOCK, CHECKPOINTS, f".{CONFIG}.new") for entry in path.iterdir()):
+    begun = (LOCK, CHECKPOINTS, f".{CONFIG}.new")
+    if any(entry.name not in begun and not entry.name.lstrip(".").startswith(TOPICS) for entry in path.iterdir()):
         raise RunError(f"{path} is not empty: continue that run with --resume, or choose another --output-dir")
 
 

@@ -65,6 +65,10 @@ class Comedy(Contest[Public, Premise]):
         Criterion(name="style", question="Which bit keeps better to the style that was asked for?"),
         Criterion(name="premise", question="Which bit makes more of its premise, without repeating itself?"),
     )
+    topic_guide = (
+        "`text` is the premise of a comic bit, a few words without a full stop. `style` is how it is played. `angles` are three "
+        "clauses that a bit about it can use."
+    )
 
     def load(self) -> tuple[Premise, ...]:
         return load_topics("premises.toml", Premise)

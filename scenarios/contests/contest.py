@@ -11,13 +11,13 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from random import Random
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
 import msgspec
 
 from sparring.scenarios.commit import Line
 from sparring.scenarios.contests.answer import escape_entry, format_reward, is_hollow, read_answer, words
-from sparring.scenarios.contests.topics import Topic, content_words, is_held_out, one_line
+from sparring.scenarios.contests.topics import Topic, content_words, in_order, is_held_out, one_line
 from sparring.scenarios.errors import ScenarioError
 from sparring.scenarios.family import Certificate, Family, Record, Rejected, Setup, Split, Stage
 from sparring.scenarios.family import Entry as Message
@@ -84,6 +84,8 @@ class Contest(Family[Pub, NoSecret], Generic[Pub, Top]):
     private_type = NoSecret
     criteria: ClassVar[tuple[Criterion, ...]]
     """What judges are asked, with weights."""
+    topic_guide: ClassVar[str] = ""
+    """How a topic's fields are written, in a sentence or two, for whoever writes more of them."""
 
     @abstractmethod
     def load(self) -> tuple[Top, ...]:
@@ -145,6 +147,16 @@ class Contest(Family[Pub, NoSecret], Generic[Pub, Top]):
     @cached_property
     def all_topics(self) -> tuple[Top, ...]:
         return self.load()
+
+    @property
+    def topic_type(self) -> type[Top]:
+        return type(self.all_topics[0])
+
+    def with_topics(self, more: Sequence[Top]) -> Self:
+        """The contest with further topics (`topics.read_topics`): each falls into the split that its own text decides."""
+        other = type(self)()
+        other.all_topics = in_order((*self.all_topics, *more))
+        return other
 
     @cached_property
     def _parts(self) -> tuple[tuple[Top, Split], ...]:

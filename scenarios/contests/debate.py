@@ -71,6 +71,10 @@ class Debate(Contest[Public, Motion]):
         Criterion(name="support", question="Which speech backs its claims with better reasons and examples?"),
         Criterion(name="clarity", question="Which speech is clearer and better built, without repeating itself?"),
     )
+    topic_guide = (
+        "`text` is a claim that people can disagree about, without a full stop. `pro` and `con` are three clauses each that "
+        'speak for and against it and can follow "because".'
+    )
     seats: ClassVar[int] = 1
 
     def load(self) -> tuple[Motion, ...]:

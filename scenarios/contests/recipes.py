@@ -67,6 +67,10 @@ class Recipes(Contest[Public, Basket]):
         Criterion(name="basket", question="Which recipe makes better use of every ingredient and keeps to the constraint?"),
         Criterion(name="clarity", question="Which recipe is easier to follow, step by step?"),
     )
+    topic_guide = (
+        "`ingredients` are four to six that go together, each one or two words. `limit` is a constraint on the dish that can "
+        'follow "a dish", such as "in one pan" or "for six guests".'
+    )
 
     def load(self) -> tuple[Basket, ...]:
         return load_topics("baskets.toml", Basket)
