@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 import torch
 
-from sparring.engine.config import RunConfig
+from sparring.engine.config import RunConfig, check_models_elsewhere
 from sparring.engine.deal import deal
-from sparring.engine.engine import POLICY, Engine, check_models_elsewhere
+from sparring.engine.engine import POLICY, Engine
 from sparring.engine.errors import ConfigError
 from sparring.engine.fence import Fence
 from sparring.engine.members import trained_on

@@ -24,6 +24,8 @@ from sparring.rollout.judging.config import JudgingConfig
 from sparring.rollout.player import Sampling, find_strategy
 from sparring.rollout.player_spec import parse_player
 from sparring.rollout.remote.config import RemoteConfig
+from sparring.rollout.remote.models import resolve
+from sparring.rollout.remote.secrets import Secrets
 from sparring.scenarios import registry
 from sparring.scenarios.contests.contest import Contest
 from sparring.scenarios.errors import ScenarioError
@@ -299,3 +301,17 @@ def _is_model(spec: str) -> bool:
         return parse_player(spec).kind == "model"
     except RolloutError:  # "scripts", "embedded" and the like
         return False
+
+
+def check_models_elsewhere(config: RunConfig) -> None:
+    """Raises `RemoteError` for a model elsewhere that nobody knows, that has no price, or whose key is not set. Opens nothing."""
+    if config.remote.cassette_mode == "replay":
+        return
+    secrets = Secrets()
+    try:
+        for spec in models_elsewhere(config):
+            endpoint = resolve(spec, config.remote).endpoint
+            if endpoint is not None and endpoint.api_key_env:
+                secrets.read(endpoint.api_key_env, spec)
+    finally:
+        secrets.close()

@@ -12,12 +12,13 @@ from typing import Literal
 import msgspec
 from packaging.version import Version
 
-from sparring.engine.config import RunConfig
+from sparring.engine.config import RunConfig, check_models_elsewhere
 from sparring.engine.machine import Machine, look
 from sparring.engine.memory.advice import refusal
 from sparring.engine.memory.model_shape import read_shape
 from sparring.engine.memory.plan import MemoryPlan, draw_up
 from sparring.engine.vllm import support
+from sparring.rollout.errors import RemoteError
 
 KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "WANDB_API_KEY", "HF_TOKEN")
 OTHER_MODEL = "Qwen/Qwen2.5-7B-Instruct"
@@ -113,6 +114,20 @@ def _planned(found: Diagnosis, config: RunConfig) -> Diagnosis:
 
 def _remarks(config: RunConfig) -> tuple[str, ...]:
     """What the plan cannot know."""
+    return (*_elsewhere(config), *_quantised(config))
+
+
+def _elsewhere(config: RunConfig) -> tuple[str, ...]:
+    """What stands between this machine and the models that the settings name."""
+    remarks = config.judging.warnings if config.contests else ()
+    try:
+        check_models_elsewhere(config)
+    except RemoteError as error:
+        return (*remarks, str(error))
+    return remarks
+
+
+def _quantised(config: RunConfig) -> tuple[str, ...]:
     if config.quantization != "nf4":
         return ()
     version, needs = support.installed(), 'quantization = "nf4" needs vLLM 0.26 or 0.27'

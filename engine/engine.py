@@ -28,9 +28,7 @@ from sparring.rollout.judging.judging import Judging, open_judging
 from sparring.rollout.player import Seating
 from sparring.rollout.remote.call import CallJournal
 from sparring.rollout.remote.chat_player import deal_bound
-from sparring.rollout.remote.models import resolve
 from sparring.rollout.remote.remote import RemoteModels
-from sparring.rollout.remote.secrets import Secrets
 from sparring.rollout.runner import Admit, play
 from sparring.rollout.sampler import Sample, Sampler, SampleRequest
 from sparring.rollout.trajectory import Deal, Game
@@ -182,17 +180,3 @@ class Engine:
     def load_adapter(self, folder: Path) -> Adapter:
         """An adapter from disk. Raises `AdapterError` if it is broken or was trained on another base model."""
         return load_adapter(folder, base_model=self.base_model)
-
-
-def check_models_elsewhere(config: RunConfig) -> None:
-    """Raises `RemoteError` for a model elsewhere that nobody knows, that has no price, or whose key is not set. Opens nothing."""
-    if config.remote.cassette_mode == "replay":
-        return
-    secrets = Secrets()
-    try:
-        for spec in models_elsewhere(config):
-            endpoint = resolve(spec, config.remote).endpoint
-            if endpoint is not None and endpoint.api_key_env:
-                secrets.read(endpoint.api_key_env, spec)
-    finally:
-        secrets.close()

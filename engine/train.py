@@ -8,6 +8,7 @@ packed inside `Learner.step`. With `steps_ahead` the next games go on while judg
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -15,10 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-from sparring.engine.config import RunConfig, load_run_config
+from sparring.engine.config import RunConfig, check_models_elsewhere, load_run_config
 from sparring.engine.contests import keep_topics
 from sparring.engine.deal import deal
-from sparring.engine.engine import POLICY, Engine, check_models_elsewhere
+from sparring.engine.engine import POLICY, Engine
 from sparring.engine.errors import FenceError, Interrupted
 from sparring.engine.evaluation.appraise import appraise
 from sparring.engine.evaluation.compare import Report
@@ -105,6 +106,8 @@ def _run(engine: Engine, members: list[Member], run: RunFolder, clock: Clock, *,
     tracker = _trackers(engine.config, run, quiet=quiet)
     if not quiet:
         engine.backend.announce()
+        for warning in engine.config.judging.warnings if engine.config.contests else ():
+            print(f"note: {warning}", file=sys.stderr)
     loop = _Loop(engine, members, run, clock, tracker, quiet=quiet)
     try:
         return asyncio.run(loop.run())

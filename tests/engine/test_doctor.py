@@ -111,3 +111,13 @@ def test_a_vllm_that_serves_no_4_bit_models_is_noted(version: str | None, noted:
     found = examine(load_run_config("a6000-qwen2.5-7b-4bit"))
     assert any("needs vLLM 0.26 or 0.27" in note for note in found.notes) is noted
     assert found.refusal == ""
+
+
+def test_what_stands_between_this_machine_and_models_elsewhere_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    found = examine(load_run_config("demo", overrides=["partners=['gpt-4o']"]))
+    assert any("OPENAI_API_KEY" in note for note in found.notes)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
+    assert not any("OPENAI_API_KEY" in note for note in examine(load_run_config("demo", overrides=["partners=['gpt-4o']"])).notes)
+    same = examine(load_run_config("demo", overrides=["families=['debate']", "model=tiny"]))
+    assert any("evaluation is judged by embedded, of the same family" in note for note in same.notes)
