@@ -14,9 +14,10 @@ import pytest
 
 from sparring.bench.fake_provider import Ask, BatchPlan, FakeProvider, Faults
 from sparring.bench.fake_provider import Price as Listed
-from sparring.engine.authoring import Authored, Draft, author_topics
+from sparring.engine.authoring import Authored, author_topics
 from sparring.engine.contests import find_contest
 from sparring.engine.errors import AuthoringError
+from sparring.engine.topic_draft import Draft
 from sparring.rollout.errors import BudgetError, RemoteError
 from sparring.rollout.remote.batch_job import Polling
 from sparring.rollout.remote.call import ChatReply, Finish
