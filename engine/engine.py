@@ -114,6 +114,11 @@ class Engine:
             yield
 
     @property
+    def time_limit(self) -> float | None:
+        """Seconds of a game. A replay sets none: games whose time ran out in the recording are void there, and no other."""
+        return None if self.remote is not None and self.remote.replays else self.config.time_limit
+
+    @property
     def spending(self) -> str:
         """What calls of models elsewhere came to so far, in a few words; "" where none is called."""
         if self.remote is None:
@@ -152,7 +157,7 @@ class Engine:
             deals,
             self.seating(adapter, sampler),
             concurrency=self.config.concurrency,
-            time_limit=self.config.time_limit,
+            time_limit=self.time_limit,
             on_game=on_game,
             admit=admit or self.admit,
         )

@@ -1,6 +1,7 @@
 """`Gate`: what stands between the games and the generator while the learner has the memory.
 
-Games whose partner is somewhere else go on; a seat that the policy plays waits here until the gate opens again.
+Games whose partner is somewhere else go on; a seat that the policy plays waits here until the gate opens again, and that time
+does not count towards its game's limit.
 """
 
 from __future__ import annotations
@@ -9,7 +10,11 @@ import asyncio
 from time import perf_counter
 
 from sparring.engine.generator import Generator
+from sparring.rollout.game_clock import off_the_clock
 from sparring.rollout.sampler import Sample, Sampler, SampleRequest
+
+MEASURABLE = 0.01
+"""Seconds. A gate that was open for less, as where all games of a step had ended before it, tells nothing of idleness."""
 
 
 class Gate(Sampler):
@@ -31,8 +36,9 @@ class Gate(Sampler):
         self._opened_at = self._busy_before = 0.0
 
     async def sample(self, request: SampleRequest) -> Sample:
-        while not self._opened.is_set():  # it may be shut again before whom it woke up has come this far
-            await self._opened.wait()
+        with off_the_clock():
+            while not self._opened.is_set():  # it may be shut again before whom it woke up has come this far
+                await self._opened.wait()
         self._inside += 1
         self._drained.clear()
         try:
@@ -57,4 +63,4 @@ class Gate(Sampler):
         self._opened.clear()
         await self._drained.wait()
         passed, busy = perf_counter() - self._opened_at, self._generator.stats.seconds - self._busy_before
-        return max(0.0, 1 - busy / passed) if passed else 0.0
+        return max(0.0, 1 - busy / passed) if passed >= MEASURABLE else 0.0

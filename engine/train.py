@@ -20,7 +20,7 @@ from sparring.engine.config import RunConfig, check_models_elsewhere, load_run_c
 from sparring.engine.contests import keep_topics
 from sparring.engine.deal import deal
 from sparring.engine.engine import POLICY, Engine
-from sparring.engine.errors import FenceError, Interrupted
+from sparring.engine.errors import FenceError, Interrupted, RunError
 from sparring.engine.evaluation.appraise import appraise
 from sparring.engine.evaluation.compare import Report
 from sparring.engine.evaluation.contest import appraise_contests
@@ -39,7 +39,7 @@ from sparring.learner.stats import StepStats
 from sparring.rollout.errors import BudgetError
 from sparring.rollout.judging.judge import Judgement
 from sparring.rollout.judging.score import Judged, score_games
-from sparring.rollout.progress import Progress
+from sparring.rollout.progress import Count, Progress
 from sparring.rollout.runner import Admit
 from sparring.rollout.stats import RolloutStats
 from sparring.rollout.trajectory import Deal, Game, Trajectory
@@ -244,7 +244,13 @@ class _Loop:
             for game in stream.ended(self.steps):
                 progress.add(game)
             self.shown = progress.add
-            return await stream.games(self.steps)
+            games = await stream.games(self.steps)
+        if all(game.error is not None for game in games):
+            raise RunError(
+                f"none of the {len(games)} games of step {self.steps + 1} could be played to its end: mend that, and go on with "
+                f"--resume; the first: {games[0].error}"
+            )
+        return games
 
     def record(self, step: int, game: Game) -> None:
         """A game that has ended goes into the database at once."""
@@ -254,7 +260,8 @@ class _Loop:
 
     async def score(self, games: list[Game], rollout: RolloutStats) -> Judged:
         """What no referee can score, in tournaments; the other games stay as they are."""
-        judged = await score_games(games, self.engine.judging, step=self.steps)
+        count = Count(f"step {self.steps + 1}, judging", "verdicts", quiet=self.quiet, note=lambda: self.engine.spending)
+        judged = await score_games(games, self.engine.judging, step=self.steps, on_judgement=count.add)
         if judged.judgements:
             self.ledger.record_judgements(judged.judgements, phase="train", step=self.steps)
             self.folder.database.record((game for game in judged.games if game.id in judged.scores), step=self.steps)

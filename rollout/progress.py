@@ -91,6 +91,40 @@ class Progress:
         self._shown = self.stats.games
 
 
+class Count:
+    """Says every few seconds how many of something there are so far; nothing where it is over before that, or when quiet.
+
+    Example:
+        >>> count = Count("step 3, judging", "verdicts")
+        >>> judged = await score_games(games, judging, step=3, on_judgement=count.add)
+    """
+
+    def __init__(
+        self,
+        title: str,
+        noun: str,
+        *,
+        quiet: bool = False,
+        note: Callable[[], str] | None = None,
+        console: Console | None = None,
+        line_seconds: float = 10.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.title, self.noun, self.count = title, noun, 0
+        self._quiet, self._note, self._console = quiet, note, console or Console(stderr=True)
+        self._line_seconds, self._clock, self._said = line_seconds, clock, clock()
+
+    def add(self, _: object = None) -> None:
+        """One more."""
+        self.count += 1
+        if self._quiet or self._clock() - self._said < self._line_seconds:
+            return
+        self._said = self._clock()
+        parts = [f"{self.title}: {self.count:,} {self.noun}"]
+        parts += [said] if self._note is not None and (said := self._note()) else []
+        self._console.print(", ".join(parts), highlight=False, markup=False, soft_wrap=True)
+
+
 def _live_display(console: Console) -> RichProgress:
     """Redrawn by `Progress` alone: no thread of its own."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))

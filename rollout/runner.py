@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 from sparring.rollout.errors import BudgetError, CassetteError, RemoteError, RolloutError
+from sparring.rollout.game_clock import game_clock
 from sparring.rollout.player import Player, PlayerFactory, Reply, Table
 from sparring.rollout.trajectory import Deal, Game
 from sparring.scenarios.game import GameState
@@ -106,7 +107,7 @@ async def play_game(deal: Deal, players: PlayerFactory, time_limit: float | None
     seated = _seat_all(deal, players)
     error: str | None = None
     try:
-        async with asyncio.timeout(time_limit) as limit:
+        async with game_clock(time_limit) as limit:
             await _take_turns(game, seated)
     except _SeatFailed as failure:
         error = str(failure)

@@ -116,7 +116,7 @@ async def appraise(engine: Engine, *, adapter: str, quiet: bool = False, on_game
                 matches,
                 seating,
                 concurrency=config.concurrency,
-                time_limit=config.time_limit,
+                time_limit=engine.time_limit,
                 on_game=show,
                 admit=engine.admit,
             )

@@ -123,7 +123,7 @@ async def appraise_contests(
         seed=wanted.seed,
         concurrency=config.concurrency,
         judge_concurrency=judge_concurrency or config.judging.concurrency,
-        time_limit=config.time_limit,
+        time_limit=engine.time_limit,
         admit=engine.admit,
         controls=config.judging.controls,
         quiet=quiet,

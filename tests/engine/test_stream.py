@@ -15,7 +15,7 @@ from sparring.engine.generator import GeneratorStats
 from sparring.engine.stream import GameStream
 from sparring.rollout.errors import BudgetError
 from sparring.rollout.player import Reply, Seating, Table
-from sparring.rollout.runner import Admit, play
+from sparring.rollout.runner import Admit, play, play_game
 from sparring.rollout.sampler import Sample, SampleRequest
 from sparring.rollout.trajectory import Deal, Game
 
@@ -230,7 +230,10 @@ def test_a_shut_gate_lets_nothing_in_and_what_is_inside_finish() -> None:
         assert not second.done()
         gate.open()
         assert (await second).token_ids == [1]
-        assert await gate.shut() > 0.0
+        assert await gate.shut() == 0.0  # too short a time to tell
+        gate.open()
+        await asyncio.sleep(0.02)
+        assert await gate.shut() > 0.9
 
     asyncio.run(main())
 
@@ -254,3 +257,41 @@ def test_a_gate_that_opens_and_shuts_at_once_lets_nothing_in() -> None:
         assert (await waiting).policy == "p"
 
     asyncio.run(main())
+
+
+def test_a_game_that_waits_at_the_gate_does_not_run_out_of_time() -> None:
+    """A learner's step longer than the time limit of a game made void every game that was ahead of it."""
+
+    class Asks:
+        waits = True
+
+        def __init__(self, gate: Gate) -> None:
+            self.gate = gate
+
+        async def act(self, table: Table) -> Reply:
+            await self.gate.sample(SampleRequest(prompt_ids=[1], seed=0, max_tokens=1))
+            return Reply("NO_DEAL")
+
+        def trajectory(self, outcome: object) -> None:
+            return None
+
+        def called_off(self) -> None:
+            return None
+
+        def close(self) -> None:
+            return None
+
+    async def main(shut: float, answering: float) -> Game:
+        sampler = Sampler()
+        gate = Gate(sampler)  # type: ignore[arg-type]
+        game = asyncio.create_task(play_game(scripted(deal(CONFIG, 0)[0]), lambda deal, seat: Asks(gate), 0.2))  # type: ignore[arg-type,return-value]
+        await asyncio.sleep(shut)
+        gate.open()
+        await asyncio.sleep(answering)
+        sampler.answer.set()
+        return await game
+
+    assert asyncio.run(main(0.5, 0.0)).error is None
+    late = asyncio.run(main(0.05, 0.6)).error
+    assert late is not None
+    assert "took longer than 0.2 s" in late

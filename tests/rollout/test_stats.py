@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sparring.rollout.progress import Progress
+from sparring.rollout.progress import Count, Progress
 from sparring.rollout.stats import RolloutStats, Tally
 from sparring.rollout.trajectory import Game, Trajectory
 from sparring.scenarios.outcome import Outcome, Reason, Verdict
@@ -154,3 +154,14 @@ def test_a_live_line_on_a_terminal(make_game: Any) -> None:
             progress.add(make_game(WIN, sampled=10))
     drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
     assert "1/3 win 100.0%, 10 tokens/s" in drawn and "3/3 win 100.0%, 10 tokens/s, 3,600 games/h" in drawn
+
+
+def test_a_count_speaks_every_few_seconds() -> None:
+    out, clock = StringIO(), Clock()
+    count = Count("judging", "verdicts", console=Console(file=out), line_seconds=10, clock=clock, note=lambda: "$0.01")
+    for seconds in (1, 1, 9, 1, 1):
+        clock.now += seconds
+        count.add()
+    assert out.getvalue() == "judging: 3 verdicts, $0.01\n"
+    Count("judging", "verdicts", quiet=True, console=Console(file=out), line_seconds=0, clock=clock).add()
+    assert out.getvalue().count("\n") == 1
