@@ -1,4 +1,4 @@
-"""Several policies side by side on one base model: each learns on its own, they meet in tournaments, a resumed run is the same."""
+"""Several policies side by side on one base model: each learns on its own, they meet in tournaments, resumed runs are the same."""
 
 from __future__ import annotations
 
