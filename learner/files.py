@@ -10,8 +10,8 @@ from pathlib import Path
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Puts `files` into `folder`; a name may lie one folder deeper. A folder that exists keeps its other files, and each of ours is
-    replaced at once."""
+    """Puts `files` into `folder`; a name may lie one folder deeper. A folder that exists keeps its other files, and each of ours
+    is replaced at once."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

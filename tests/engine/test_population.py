@@ -1,4 +1,4 @@
-"""Several policies side by side on one base model: each learns on its own, they meet in tournaments, resumed runs are the same."""
+"""Several policies side by side on one base model: each learns on its own, they meet in tournaments, and a run resumes."""
 
 from __future__ import annotations
 
