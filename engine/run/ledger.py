@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -22,6 +23,7 @@ _CALLS = (
     "digest, attempt, model, purpose, game, seat, result, seconds, prompt_tokens, cached_tokens, completion_tokens, "
     "cost, estimated, hedge, reply, error"
 )
+Kind = TypeVar("Kind", Result, Preference)
 _HOLES = ", ".join("?" * 16)
 _JUDGEMENTS = "contest, judge, criterion, first, second, preference, control"
 
@@ -106,7 +108,7 @@ class Ledger(CallJournal):
                 purpose=row[3],
                 game=row[4],
                 seat=row[5],
-                result=Result(row[6]),
+                result=self._known(Result, row[6]),
                 seconds=row[7],
                 usage=Usage(prompt_tokens=row[8], cached_tokens=row[9], completion_tokens=row[10]),
                 cost=row[11],
@@ -137,7 +139,7 @@ class Ledger(CallJournal):
                 criterion=row[2],
                 first=row[3],
                 second=row[4],
-                preference=None if row[5] is None else Preference(row[5]),
+                preference=None if row[5] is None else self._known(Preference, row[5]),
                 control=row[6],
             )
             for row in rows
@@ -148,6 +150,12 @@ class Ledger(CallJournal):
         query = "SELECT phase, step, count(*) FROM judgements GROUP BY phase, step ORDER BY min(number)"
         with self._explained("read"):
             return [(phase, step, count) for phase, step, count in self._db.execute(query)]
+
+    def _known(self, kind: type[Kind], value: str) -> Kind:
+        try:
+            return kind(value)
+        except ValueError as error:
+            raise RunError(f"{self._path} is damaged: {error}") from error
 
     def _reply(self, body: str) -> ChatReply:
         try:

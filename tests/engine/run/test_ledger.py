@@ -106,3 +106,18 @@ def test_judgements_of_a_step_replace_what_an_earlier_attempt_left(database: Run
     assert ledger.judgements(phase="train") == [said("c", None, "identical"), said("a", Preference.SECOND)]
     assert ledger.judgements(phase="evaluate") == []
     database.close()
+
+
+def test_a_word_that_nobody_writes_is_damage(database: RunDatabase) -> None:
+    """`sparring report` ended with a ValueError's traceback."""
+    database.ledger.record(attempt("a", text="40"))
+    said = Judgement(group="g", judge="j", criterion="c", first="1", second="2", preference=Preference.TIE, control="")
+    database.ledger.record_judgements([said], phase="train", step=0)
+    with closing(sqlite3.connect(database.path)) as other, other:
+        other.execute("UPDATE calls SET result = 'odd'")
+        other.execute("UPDATE judgements SET preference = 'odd'")
+    with pytest.raises(RunError, match="is damaged: 'odd' is not a valid Result"):
+        database.ledger.attempts()
+    with pytest.raises(RunError, match="is damaged: 'odd' is not a valid Preference"):
+        database.ledger.judgements(phase="train")
+    database.close()
