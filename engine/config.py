@@ -39,6 +39,8 @@ Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 TRAINING_SCRIPTS = "scripts"
 UNSEEN_SCRIPT = "unseen"
 MEMBERS = "members"
+RESERVED = ("policy", "base", "script", "local", "embedded")
+"""What no endpoint may be called."""
 
 
 class EvaluationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,6 +133,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         self._check_sampling()
         self._check_schedule()
         self._check_population()
+        self._check_endpoints()
         self._check_judging()
         if self.quantization != "none" and self.generator == "torch":
             raise ConfigError(
@@ -194,6 +197,13 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(
                 f"vllm.max_adapters = {self.vllm.max_adapters} is too few for a population of {self.population}: set it to that"
             )
+
+    def _check_endpoints(self) -> None:
+        for name in self.remote.endpoints:
+            if name in RESERVED:
+                raise ConfigError(
+                    f"remote.endpoints.{name}: player specs that begin with {name!r} mean something else: rename it"
+                )
 
     def _check_judging(self) -> None:
         """What is asked for only after the games, or after the last step, is refused before the first."""

@@ -19,6 +19,8 @@ _LIKE_A_KEY = re.compile(
     r"|(?i:\b(?:x-)?api[-_]?key\b[\"']?\s*(?:[:=]|provided:)\s*[\"']?)(?!\[hidden\])[^\s\"',;}]+"
 )
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
+
 _TALKATIVE = (
     "openai",
     "openai._base_client",
@@ -56,6 +58,10 @@ class Secrets(logging.Filter):
 
     def read(self, variable: str, model: str) -> str:
         """The key that an environment variable holds. Raises `RemoteError` naming the variable where it is not set."""
+        if not _VARIABLE.fullmatch(variable):  # not quoted: it may be the key itself
+            raise RemoteError(
+                f"the api_key_env of {model} is no variable's name: name the variable that holds the key, not the key"
+            )
         key = os.environ.get(variable, "").strip()
         if not key:
             raise RemoteError(f"{model} needs a key: set the environment variable {variable}")

@@ -17,6 +17,7 @@ import pytest
 
 from sparring.bench.fake_provider import FakeProvider, Faults, Latency, Price
 from sparring.engine.config import RunConfig, load_run_config
+from sparring.engine.errors import ConfigError
 from sparring.engine.run.folder import RunFolder
 from sparring.engine.run.summary import Summary
 from sparring.engine.train import resume, train
@@ -123,7 +124,9 @@ def test_recorded_calls_replay_bit_for_bit_without_a_provider_or_a_key(
     first = train(config(faulty, cassette, 'remote.cassette_mode="record"'), tmp_path / "first", quiet=True)
     asked = faulty.ledger.total.requests
     monkeypatch.delenv("FAKE_KEY")
-    again = train(config(faulty, cassette, 'remote.cassette_mode="replay"'), tmp_path / "again", quiet=True)
+    alone = config(faulty, cassette, 'remote.cassette_mode="replay"')
+    alone = msgspec.structs.replace(alone, remote=msgspec.structs.replace(alone.remote, endpoints={}, prices={}))
+    again = train(alone, tmp_path / "again", quiet=True)
     assert again.adapter == first.adapter
     assert faulty.ledger.total.requests == asked
     assert again.calls is None
@@ -153,6 +156,18 @@ def test_a_missing_key_ends_the_run_before_anything_is_made(tmp_path: Path, monk
     with pytest.raises(RemoteError, match="OPENAI_API_KEY"):
         train(load_run_config("demo", overrides=['partners=["gpt-4o"]']), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_key_in_the_place_of_its_variable_is_refused_unquoted(faulty: FakeProvider, tmp_path: Path) -> None:
+    endpoint = f'remote.endpoints.mine={{base_url="{faulty.url}", api_key_env="{KEY}"}}'
+    with pytest.raises(RemoteError, match="is no variable's name") as caught:
+        train(config(faulty, endpoint), tmp_path / "run", quiet=True)
+    assert KEY not in str(caught.value)
+
+
+def test_an_endpoint_cannot_take_a_players_name(faulty: FakeProvider) -> None:
+    with pytest.raises(ConfigError, match="player specs that begin with 'script' mean something else"):
+        config(faulty, f'remote.endpoints.script={{base_url="{faulty.url}"}}')
 
 
 def test_games_ahead_of_the_learner_are_tagged_and_bounded(faulty: FakeProvider, tmp_path: Path) -> None:

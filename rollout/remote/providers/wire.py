@@ -14,6 +14,7 @@ import msgspec
 
 from sparring.rollout.remote.call import Result, Usage
 from sparring.rollout.remote.headers import Limits, read_limits
+from sparring.rollout.remote.providers.bounded import Bounded
 from sparring.rollout.remote.providers.pools import SharedPools
 from sparring.rollout.remote.providers.provider import ProviderFault
 from sparring.rollout.remote.secrets import Secrets
@@ -32,7 +33,7 @@ def new_http_client(connections: int) -> httpx2.AsyncClient:
     if getproxies():  # as the environment names them; only the client's own pool goes through one
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=60.0)
         return httpx2.AsyncClient(limits=limits, timeout=None, follow_redirects=False)
-    return httpx2.AsyncClient(transport=SharedPools(connections), timeout=None, follow_redirects=False)
+    return httpx2.AsyncClient(transport=Bounded(SharedPools(connections)), timeout=None, follow_redirects=False)
 
 
 def fault_of(error: Exception, secrets: Secrets, model: str) -> ProviderFault:

@@ -128,8 +128,9 @@ def test_a_folder_with_a_run_is_not_trained_into(trained: tuple[Path, Result], s
     assert (folder / "summary.json").read_bytes() == before
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_resume_finishes(
-    command: Callable[..., subprocess.Popen[str]], sparring: Run, short: list[str], tmp_path: Path
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_a_scheduler_leaves_a_checkpoint_and_resume_finishes(
+    command: Callable[..., subprocess.Popen[str]], sparring: Run, short: list[str], tmp_path: Path, told: signal.Signals
 ) -> None:
     folder = tmp_path / "run"
     settings = [*short, "--set", "learner.schedule=constant", "--set", "evaluation.scenarios=0"]
@@ -138,7 +139,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_finishes(
         assert process.stderr is not None
         while not process.stderr.readline().startswith("step 2"):
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
+        process.send_signal(told)
         last = process.stderr.read().splitlines()[-1]
     assert process.returncode == 130
     assert last.startswith("sparring: stopped after step ")
