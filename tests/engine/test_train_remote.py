@@ -225,7 +225,7 @@ def test_a_debate_is_judged_by_a_model_and_compared_with_one(tmp_path: Path) -> 
     assert summary.contest.comparison == "mine:partner"
     with RunFolder.read(tmp_path / "run") as run:
         purposes = {attempt.purpose for attempt in run.database.ledger.attempts()}
-        assert {"judge", "partner"} <= purposes
+        assert {"judge", "compare"} <= purposes
         judged = run.database.ledger.judgements(phase="train")
         assert {j.judge for j in judged} == {"mine:partner"}
         assert run.database.recheck().discrepancies == ()

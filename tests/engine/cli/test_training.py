@@ -182,7 +182,7 @@ def test_moving_aside_takes_the_next_free_name_and_leaves_alone_what_is_in_use(t
     for number in (1, 2):
         RunFolder.create(tmp_path / "run", "").close()
         assert move_aside(tmp_path / "run") == tmp_path / f"run.{number}"
-    with RunFolder.create(tmp_path / "run", ""), pytest.raises(ValueError, match="another process is training"):
+    with RunFolder.create(tmp_path / "run", ""), pytest.raises(ValueError, match="another process is at work"):
         move_aside(tmp_path / "run")
     assert (tmp_path / "run").is_dir()
 
