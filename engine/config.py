@@ -313,13 +313,16 @@ def _is_model(spec: str) -> bool:
         return False
 
 
-def check_models_elsewhere(config: RunConfig) -> None:
-    """Raises `RemoteError` for a model elsewhere that nobody knows, that has no price, or whose key is not set. Opens nothing."""
+def check_models_elsewhere(config: RunConfig, specs: Sequence[str] | None = None) -> None:
+    """Raises `RemoteError` for a model elsewhere that nobody knows, that has no price, or whose key is not set. Opens nothing.
+
+    `specs` are all that the settings name, unless they are given.
+    """
     if config.remote.cassette_mode == "replay":
         return
     secrets = Secrets()
     try:
-        for spec in models_elsewhere(config):
+        for spec in models_elsewhere(config) if specs is None else specs:
             endpoint = resolve(spec, config.remote).endpoint
             if endpoint is not None and endpoint.api_key_env:
                 secrets.read(endpoint.api_key_env, spec)

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 from packaging.version import Version
 
-from sparring.engine.config import RunConfig, check_models_elsewhere
+from sparring.engine.config import RunConfig, check_models_elsewhere, models_elsewhere
 from sparring.engine.machine import Machine, look
 from sparring.engine.memory.advice import refusal
 from sparring.engine.memory.model_shape import read_shape
@@ -85,7 +85,7 @@ def packages(machine: Machine) -> tuple[Package, ...]:
         _package("flash-attn", "attention kernels on a GPU", "pip install flash-attn --no-build-isolation"),
         _package("bitsandbytes", "4-bit base models", "pip install bitsandbytes"),
         _package("wandb", 'tracker = "wandb"', 'pip install "sparring[wandb]"'),
-        _package("anthropic", "Anthropic's models as partners", 'pip install "sparring[anthropic]"'),
+        _package("anthropic", "Anthropic's models as partners and judges", 'pip install "sparring[anthropic]"'),
     )
 
 
@@ -119,12 +119,13 @@ def _remarks(config: RunConfig) -> tuple[str, ...]:
 
 def _elsewhere(config: RunConfig) -> tuple[str, ...]:
     """What stands between this machine and the models that the settings name."""
-    remarks = config.judging.warnings if config.contests else ()
-    try:
-        check_models_elsewhere(config)
-    except RemoteError as error:
-        return (*remarks, str(error))
-    return remarks
+    remarks = list(config.judging.warnings if config.contests else ())
+    for spec in models_elsewhere(config):
+        try:
+            check_models_elsewhere(config, [spec])
+        except RemoteError as error:
+            remarks.append(str(error))
+    return tuple(dict.fromkeys(remarks))
 
 
 def _quantised(config: RunConfig) -> tuple[str, ...]:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import msgspec
 
-from sparring.engine.config import RunConfig, check_models_elsewhere, load_run_config
+from sparring.engine.config import RunConfig, check_models_elsewhere, load_run_config, models_elsewhere
 from sparring.engine.contests import keep_topics
 from sparring.engine.deal import deal
 from sparring.engine.engine import POLICY, Engine
-from sparring.engine.errors import FenceError, Interrupted, RunError
+from sparring.engine.errors import EvaluationError, FenceError, Interrupted, RunError
 from sparring.engine.evaluation.appraise import appraise
 from sparring.engine.evaluation.compare import Report
 from sparring.engine.evaluation.contest import appraise_contests
@@ -38,7 +38,7 @@ from sparring.engine.run.tracker import DatabaseTracker, TerminalTracker, Tracke
 from sparring.engine.settings import dump_config
 from sparring.engine.stream import GameStream
 from sparring.learner.stats import StepStats
-from sparring.rollout.errors import BudgetError
+from sparring.rollout.errors import BudgetError, RemoteError
 from sparring.rollout.judging.judge import Judgement
 from sparring.rollout.judging.score import Judged, score_games
 from sparring.rollout.progress import Count, Progress
@@ -108,7 +108,7 @@ def _run(engine: Engine, members: list[Member], run: RunFolder, clock: Clock, *,
     tracker = _trackers(engine.config, run, quiet=quiet)
     if not quiet:
         engine.backend.announce()
-        for warning in engine.config.judging.warnings if engine.config.contests else ():
+        for warning in engine.config.judging.warnings if models_elsewhere(engine.config) else ():
             print(f"note: {warning}", file=sys.stderr)
     loop = _Loop(engine, members, run, clock, tracker, quiet=quiet)
     try:
@@ -197,7 +197,7 @@ class _Loop:
                     await self.look()
             if self.steps != self.saved:
                 self.save()
-            return await self.finish()
+            return await self.finish_or_say_what_is_done()
         except FenceError:
             self.folder.database.forget_trajectories()  # nothing that it played may be learned from, after a resume neither
             raise
@@ -340,6 +340,17 @@ class _Loop:
 
     def record_evaluated(self, game: Game) -> None:
         self.folder.database.record([game], phase="evaluate", step=self.steps)
+
+    async def finish_or_say_what_is_done(self) -> Summary:
+        """An evaluation that fails takes nothing from a run that is trained: its error says so, and the page is written."""
+        try:
+            return await self.finish()
+        except (EvaluationError, BudgetError, RemoteError) as error:
+            write_report(self.folder.path)
+            raise type(error)(
+                f"{error}. Training is done: the adapter is in {self.folder.adapter_path}; --resume evaluates it again, and "
+                "sparring evaluate does so with settings of its own"
+            ) from error
 
     async def finish(self) -> Summary:
         """The evaluation of what the run has come to, and the summary of all of it."""

@@ -60,7 +60,7 @@ TaskOption = Annotated[
 ]
 PartnerOption = Annotated[
     list[str] | None,
-    typer.Option("--partner", metavar="SPEC", help="Who sits across: scripts, base, gpt-4o, openai:NAME, ...; repeatable."),
+    typer.Option("--partner", metavar="SPEC", help="Who sits across, if anybody: scripts, base, gpt-4o, ...; repeatable."),
 ]
 JudgeOption = Annotated[
     list[str] | None,

@@ -29,7 +29,7 @@ from sparring.rollout.judging.panel import Panel
 from sparring.rollout.judging.score import entry_of
 from sparring.rollout.judging.tournament import Contestant
 from sparring.rollout.player import PlayerFactory
-from sparring.rollout.progress import Progress
+from sparring.rollout.progress import Count, Progress
 from sparring.rollout.runner import Admit, admit_all, play
 from sparring.rollout.trajectory import Game
 from sparring.scenarios.contests.contest import Criterion, Entry
@@ -108,7 +108,7 @@ async def appraise_contests(
     Raises `EvaluationError` where there is nothing to evaluate, or nothing could be played or judged.
     """
     config, wanted = engine.config, engine.config.evaluation
-    return await contend(
+    report = contend(
         held_out_topics(config.contests, wanted.scenarios, split=wanted.split, seed=wanted.seed, topics=config.contest_topics),
         Contenders(
             policy=engine.seating(adapter),
@@ -128,9 +128,16 @@ async def appraise_contests(
         controls=config.judging.controls,
         quiet=quiet,
         kept=kept,
+        note=lambda: engine.spending,
         on_game=on_game,
         on_judgement=on_judgement,
     )
+    try:
+        return await report
+    except EvaluationError as error:
+        if engine.remote is None or not engine.remote.stats.last_error:
+            raise
+        raise EvaluationError(f"{error}; the latest failure: {engine.remote.stats.last_error}") from error
 
 
 async def contend(
@@ -149,6 +156,7 @@ async def contend(
     controls: int = CONTROLS,
     quiet: bool = True,
     kept: Mapping[str, Game] | None = None,
+    note: Callable[[], str] | None = None,
     on_game: Callable[[Game], None] | None = None,
     on_judgement: Callable[[Judgement], None] | None = None,
 ) -> ContestReport:
@@ -160,7 +168,7 @@ async def contend(
 
     async def write(label: str, policy: str, players: PlayerFactory, own_seed: int) -> list[Sheet]:
         matches = arrange(scenarios, policy=policy, partners=partners, games=games, seed=own_seed, label=label)
-        with Progress(f"evaluate {label}", total=len(matches), quiet=quiet) as progress:
+        with Progress(f"evaluate {label}", total=len(matches), quiet=quiet, note=note) as progress:
 
             def show(game: Game) -> None:
                 progress.add(game)
@@ -180,8 +188,15 @@ async def contend(
     trained = await write(TRAINED, "policy", contenders.policy, seed)
     baseline = None if contenders.comparison == BASE else await write(BASELINE, "policy", contenders.base, seed)
     gate = asyncio.Semaphore(judge_concurrency)
-    ask = partial(judging.compare_entries, panel=judge, gate=gate, on_judgement=on_judgement)
-    tests = Clerk(gate, on_judgement)
+    count = Count("evaluate, judging", "verdicts", quiet=quiet, note=note)
+
+    def hear(judgement: Judgement) -> None:
+        count.add()
+        if on_judgement is not None:
+            on_judgement(judgement)
+
+    ask = partial(judging.compare_entries, panel=judge, gate=gate, on_judgement=hear)
+    tests = Clerk(gate, hear)
     sheets = [*trained, *other, *(baseline or ())]
     subjects = [sheet.subject(judge) for sheet in sheets if sheet.entry is not None]
     # All at once: nothing that a judge is asked waits for anything that it said.

@@ -221,7 +221,7 @@ def _explained(doing: str) -> AbstractContextManager[None]:
 
 def _expect_run(path: Path) -> None:
     if not (path / CONFIG).is_file():
-        raise RunError(f"{path} holds no run (it has no {CONFIG}): give the folder of one, or start one without --resume")
+        raise RunError(f"{path} holds no run (it has no {CONFIG}): give the folder of one, or begin one with sparring train")
 
 
 def _expect_empty(path: Path) -> None:

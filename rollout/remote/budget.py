@@ -179,7 +179,7 @@ class Budget:
     def _exhausted(self, waiter: Waiter) -> BudgetError:
         return BudgetError(
             f"the budget of ${self.limit:.2f} is spent: ${self.spent:.4f} are gone, and {waiter.what} may cost up to "
-            f"${waiter.units / UNITS:.4f}. Raise remote.budget and go on with --resume"
+            f"${waiter.units / UNITS:.4f}. Give more with --budget; a run goes on with --resume --budget"
         )
 
 

@@ -32,7 +32,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     base_url: str
-    kind: Literal["openai", "anthropic"] = "openai"
+    kind: Literal["openai", "anthropic"] | None = None
+    """The wire format; none is that of the provider whose name the endpoint has, and else OpenAI's."""
     api_key_env: str = ""
     """The environment variable that holds the key; "" where the server asks for none."""
 

@@ -70,8 +70,9 @@ def resolve(spec: str, config: RemoteConfig) -> ModelRef:
     if endpoint is None:
         raise RemoteError(f"{spec!r}: {_nearest(name, config)}")
     _check_url(name, endpoint)
+    kind = endpoint.kind or (PROVIDERS[name].kind if name in PROVIDERS else None) or "openai"
     price = _price(spec, name, model, config)
-    return ModelRef(spec=spec, kind=endpoint.kind, model=model, endpoint_name=name, endpoint=endpoint, price=price)
+    return ModelRef(spec=spec, kind=kind, model=model, endpoint_name=name, endpoint=endpoint, price=price)
 
 
 def listed_provider(model: str) -> str | None:

@@ -18,6 +18,8 @@ class RemoteStats:
         self.calls = self.attempts = self.retries = self.hedges = self.failed = self.cached = self.in_flight = 0
         self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
         self.cost = 0.0
+        self.last_error = ""
+        """Of the latest attempt that failed."""
         self.results: dict[Result, int] = dict.fromkeys(Result, 0)
         self._latencies: dict[int, int] = {}
         self._answered = 0
@@ -32,6 +34,7 @@ class RemoteStats:
         self.cached_tokens += attempt.usage.cached_tokens
         self.completion_tokens += attempt.usage.completion_tokens
         self.cost += attempt.cost
+        self.last_error = attempt.error or self.last_error
 
     def answered(self, seconds: float) -> None:
         """Counts a call's answer, so many seconds after it was asked for."""

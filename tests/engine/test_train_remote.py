@@ -15,19 +15,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sparring.bench.fake_provider import FakeProvider, Faults, Latency, Price
+from sparring.bench.fake_provider import FakeProvider, Faults, Latency
+from sparring.bench.fake_provider import Price as Billed
 from sparring.engine.config import RunConfig, load_run_config
 from sparring.engine.errors import ConfigError
 from sparring.engine.run.folder import RunFolder
 from sparring.engine.run.summary import Summary
-from sparring.engine.train import resume, train
+from sparring.engine.train import _Loop, resume, train
 from sparring.learner.adapter import load_adapter
 from sparring.rollout.errors import BudgetError, RemoteError
 from sparring.rollout.remote.call import Result
+from sparring.rollout.remote.config import Endpoint, Price, RemoteConfig
+from sparring.rollout.remote.models import resolve
 from sparring.scenarios.outcome import Reason, Verdict
 
 KEY = "sk-very-secret-0123456789"
-PRICES = {"partner": Price(input=100.0, output=200.0)}
+PRICES = {"partner": Billed(input=100.0, output=200.0)}
 ROOT = Path(__file__).parents[2]
 
 
@@ -101,7 +104,7 @@ def test_with_faults_every_game_ends_and_the_ledger_adds_up(faulty: FakeProvider
 def test_a_budget_ends_the_run_below_it_with_a_checkpoint_and_more_of_it_goes_on(faulty: FakeProvider, tmp_path: Path) -> None:
     """Enough for some games, not for all three steps."""
     folder = tmp_path / "run"
-    with pytest.raises(BudgetError, match=r"the budget of \$1.60 is spent: .* Raise remote.budget and go on with --resume"):
+    with pytest.raises(BudgetError, match=r"the budget of \$1.60 is spent: .* a run goes on with --resume --budget"):
         train(config(faulty, "remote.budget=1.6"), folder, quiet=True)
     with RunFolder.read(folder) as run:
         assert 0 < run.database.ledger.spent() <= 1.6
@@ -231,3 +234,29 @@ def test_a_debate_is_judged_by_a_model_and_compared_with_one(tmp_path: Path) -> 
         assert run.database.recheck().discrepancies == ()
         assert "judge/flips" in run.database.metrics()[2]
     assert msgspec.json.decode((tmp_path / "run/summary.json").read_bytes())["contest"]["comparison"] == "mine:partner"
+
+
+def test_an_evaluation_that_fails_takes_nothing_from_a_trained_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge of evaluation that could not be called left no page, and no word of the adapter."""
+
+    async def fails(self: _Loop, adapter: str) -> None:
+        raise RemoteError("the judge answered 404")
+
+    monkeypatch.setattr(_Loop, "appraise_contests", fails)
+    debate = load_run_config(
+        "demo-debate", overrides=["iterations=1", "scenarios_per_step=2", "games_per_scenario=2", "sampling.max_tokens=40"]
+    )
+    with pytest.raises(RemoteError, match=r"the judge answered 404. Training is done: the adapter is in .*adapter; --resume"):
+        train(debate, tmp_path / "run", quiet=True)
+    assert load_adapter(tmp_path / "run/adapter").step == 1
+    assert (tmp_path / "run/report.html").is_file()
+    monkeypatch.undo()
+    assert resume(tmp_path / "run", quiet=True).steps == 1
+
+
+def test_an_endpoint_that_has_a_providers_name_speaks_its_format() -> None:
+    """A base_url alone turned Anthropic's endpoint into one of OpenAI's format, and the run ended in a 404 after its training."""
+    remote = RemoteConfig(endpoints={"anthropic": Endpoint(base_url="http://127.0.0.1:1"), "mine": Endpoint(base_url="http://h")})
+    prices = msgspec.structs.replace(remote, prices={"m": Price(input=1.0, output=1.0)})
+    assert resolve("anthropic:m", prices).kind == "anthropic"
+    assert resolve("mine:m", prices).kind == "openai"
