@@ -8,9 +8,7 @@ packed inside `Learner.step`. With `steps_ahead` the next games go on while judg
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -29,6 +27,7 @@ from sparring.engine.evaluation.contest import appraise_contests
 from sparring.engine.evaluation.contest_report import ContestReport
 from sparring.engine.gate import Gate
 from sparring.engine.held_out import HeldOutLog
+from sparring.engine.interrupt import until_told_to_end
 from sparring.engine.members import Member, open_members, rate, trained_on
 from sparring.engine.metrics import COLUMNS, CONTEST_COLUMNS, remote_metrics, step_metrics
 from sparring.engine.report.page import write_report
@@ -112,37 +111,13 @@ def _run(engine: Engine, members: list[Member], run: RunFolder, clock: Clock, *,
             print(f"note: {warning}", file=sys.stderr)
     loop = _Loop(engine, members, run, clock, tracker, quiet=quiet)
     try:
-        return asyncio.run(_until_told_to_end(loop))
+        return asyncio.run(until_told_to_end(loop.run()))
     except KeyboardInterrupt as error:
         raise Interrupted(
             f"stopped after step {loop.steps} of {engine.config.iterations}: go on with --resume --output-dir {run.path}"
         ) from error
     finally:
         tracker.finish()
-
-
-async def _until_told_to_end(loop: _Loop) -> Summary:
-    """SIGTERM, with which schedulers end a job, stops a run as Ctrl-C does: with a checkpoint. Raises `KeyboardInterrupt`."""
-    events, running, told = asyncio.get_running_loop(), asyncio.current_task(), False
-
-    def end() -> None:
-        nonlocal told
-        told = True
-        assert running is not None
-        running.cancel()
-
-    ours = threading.current_thread() is threading.main_thread()  # no other thread can be told
-    if ours:
-        events.add_signal_handler(signal.SIGTERM, end)
-    try:
-        return await loop.run()
-    except asyncio.CancelledError:
-        if told:
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        if ours:
-            events.remove_signal_handler(signal.SIGTERM)
 
 
 def _trackers(config: RunConfig, run: RunFolder, *, quiet: bool) -> Tracker:
