@@ -23,10 +23,10 @@ from sparring.engine.run.database import RunDatabase
 from sparring.engine.run.folder import DATABASE, take_lock
 from sparring.engine.topic_draft import Draft
 from sparring.rollout.errors import BudgetError
+from sparring.rollout.files import write_durably
 from sparring.rollout.remote.batch import find_batched
 from sparring.rollout.remote.batch_job import Polling
 from sparring.rollout.remote.batch_model import BatchModel
-from sparring.rollout.remote.batch_state import save_durably
 from sparring.rollout.remote.call import ChatMessage, ChatModel, ChatRequest, Schema
 from sparring.rollout.remote.config import RemoteConfig
 from sparring.rollout.remote.remote import RemoteModels
@@ -104,7 +104,7 @@ def author_topics(
         comment = (
             f"Topics for {name}, written by {model}. {contest.topic_guide}\nA topic's split follows from its own text alone."
         )
-        save_durably(output, format_topics(in_order(draft.kept), comment))
+        write_durably(output, format_topics(in_order(draft.kept), comment))
         totals = database.ledger.totals()
     return Authored(
         contest=name,

@@ -36,6 +36,7 @@ from sparring.engine.run.summary import Clock, Summary, seconds, throughput
 from sparring.engine.run.tracker import DatabaseTracker, TerminalTracker, Tracker, Trackers, WandbTracker
 from sparring.engine.settings import dump_config
 from sparring.engine.stream import GameStream
+from sparring.learner.adapter import Adapter
 from sparring.learner.stats import StepStats
 from sparring.rollout.errors import BudgetError, RemoteError
 from sparring.rollout.judging.judge import Judgement
@@ -177,7 +178,8 @@ class _Loop:
             self.folder.database.forget_trajectories()  # nothing that it played may be learned from, after a resume neither
             raise
         except BudgetError:
-            self.saved = -1  # a checkpoint also where no step was made
+            if not self.steps:
+                self.saved = -1  # a checkpoint also where no step was made
             raise
         finally:
             if self.steps != self.saved and not self.updating:
@@ -293,9 +295,15 @@ class _Loop:
             self.folder.database.forget_trajectories(before=self.steps)
         self.saved = self.steps
 
+    def result(self) -> Adapter:
+        """What the run has come to: the leader's policy, or the best one of a run that has fallen from it."""
+        if self.held_out.declined:
+            return self.engine.load_adapter(self.held_out.best_path)
+        return self.leader.learner.adapter()
+
     def deliver(self) -> None:
-        """The adapter that the run has come to, for PEFT and vLLM to load; of a population the leader's, and all of them."""
-        self.folder.publish_adapter(self.leader.learner.adapter().files())
+        """The adapter that the run has come to, for PEFT and vLLM to load; of a population also all of them."""
+        self.folder.publish_adapter(self.result().files())
         if len(self.members) > 1:
             files = {
                 f"{member.adapter}/{name}": data
@@ -329,11 +337,10 @@ class _Loop:
 
     async def finish(self) -> Summary:
         """The evaluation of what the run has come to, and the summary of all of it."""
-        adapter, name = self.leader.learner.adapter(), self.leader.adapter
+        adapter, name = self.result(), self.leader.adapter
         if self.held_out.declined:
-            adapter = self.engine.load_adapter(self.held_out.best_path)
             self.engine.publish(name, adapter)
-            self.folder.publish_adapter(adapter.files())
+            self.deliver()
         games: Report | None = None
         contest: ContestReport | None = None
         if self.config.evaluation.scenarios:

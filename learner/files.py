@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from sparring.rollout.files import sync_folder
+
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Puts `files` into `folder`; a name may lie one folder deeper. A folder that exists keeps its other files, and each of ours
@@ -22,22 +24,14 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        _sync(temporary)
+        sync_folder(temporary)
         if folder.exists():
             for name in files:
                 (folder / name).parent.mkdir(exist_ok=True)
                 os.replace(temporary / name, folder / name)
-            _sync(folder)
+            sync_folder(folder)
         else:
             temporary.rename(folder)
-        _sync(folder.parent)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -28,6 +28,7 @@ from sparring.engine.contests import TOPICS
 from sparring.engine.errors import RunError
 from sparring.engine.run.database import RunDatabase
 from sparring.learner.files import write_folder
+from sparring.rollout.files import sync_folder, write_durably
 from sparring.scenarios.database import explained
 
 CONFIG, DATABASE, CHECKPOINTS, ADAPTER, SUMMARY = "config.toml", "run.db", "checkpoints", "adapter", "summary.json"
@@ -82,8 +83,8 @@ class RunFolder:
                 _expect_empty(path)  # another process may have been at it since
                 (path / CHECKPOINTS).mkdir(exist_ok=True)
                 for name, data in (topics or {}).items():
-                    _write_file(path / name, data)
-                _write_file(path / CONFIG, config.encode())
+                    write_durably(path / name, data)
+                write_durably(path / CONFIG, config.encode())
             except BaseException:
                 os.close(lock)
                 raise
@@ -185,7 +186,7 @@ class RunFolder:
         """Replaces a file."""
         path = self.path / name
         with _explained(f"write {path}"):
-            _write_file(path, data)
+            write_durably(path, data)
         return path
 
     def write_summary(self, summary: Mapping[str, Any] | msgspec.Struct) -> Path:
@@ -263,16 +264,6 @@ def _problem(checkpoint: Path) -> str | None:
     return None
 
 
-def _write_file(path: Path, data: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.new")
-    with open(fresh, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
-    _sync(path.parent)
-
-
 def _put_folder(target: Path, files: Mapping[str, bytes]) -> None:
     """Writes a folder beside `target` and puts it in its place; `_tidy` mends a death between the two renames."""
     fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
@@ -283,7 +274,7 @@ def _put_folder(target: Path, files: Mapping[str, bytes]) -> None:
     if target.exists():
         target.rename(old)
     fresh.rename(target)
-    _sync(target.parent)
+    sync_folder(target.parent)
     if old.exists():
         shutil.rmtree(old)
 
@@ -305,11 +296,3 @@ def _tidy(folder: Path, prefix: str) -> None:
             entry.rename(home)
         else:
             shutil.rmtree(entry)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,9 +15,10 @@ from pathlib import Path
 import msgspec
 
 from sparring.rollout.errors import CallError, RemoteError
+from sparring.rollout.files import write_durably
 from sparring.rollout.remote.batch import Answer, BatchRunner, find_batched, portions
 from sparring.rollout.remote.batch_job import BatchProgress, Polling
-from sparring.rollout.remote.batch_state import load_state, save_durably
+from sparring.rollout.remote.batch_state import load_state
 from sparring.rollout.remote.call import Attempt, CallJournal, ChatModel, ChatReply, ChatRequest
 from sparring.rollout.remote.remote import RemoteModels
 from sparring.rollout.remote.stats import RemoteStats
@@ -112,7 +113,7 @@ class BatchModel(ChatModel):
         requests = {digest: call.request for digest, call in calls.items()}
         (spec,) = {request.model for request in requests.values()}
         for portion in portions(requests, find_batched(spec, self._remote.config)):
-            save_durably(self._path(spec, ASKED), msgspec.json.encode(portion))
+            write_durably(self._path(spec, ASKED), msgspec.json.encode(portion))
             self._say(f"a batch of {len(portion):,} calls to {spec}")
             for request, answer in zip(portion, await self._run(portion), strict=True):
                 calls[request.digest].settle(answer)

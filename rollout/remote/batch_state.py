@@ -5,12 +5,12 @@ The file is written before anything is sent, and after each step; whoever finds 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from sparring.rollout.errors import RemoteError
+from sparring.rollout.files import sync_folder, write_durably
 
 
 class BatchState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,30 +42,10 @@ def load_state(path: Path) -> BatchState | None:
 
 def save_state(path: Path, state: BatchState) -> None:
     """Durably, and never half."""
-    save_durably(path, msgspec.json.encode(state))
-
-
-def save_durably(path: Path, data: bytes) -> None:
-    """A temporary file, synced, takes the place of the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    with open(fresh, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
-    _sync(path.parent)
+    write_durably(path, msgspec.json.encode(state))
 
 
 def drop_state(path: Path) -> None:
     """The job is done."""
     path.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)

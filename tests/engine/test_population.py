@@ -19,6 +19,7 @@ from sparring.engine.members import open_members, rate
 from sparring.engine.run.folder import RunFolder
 from sparring.engine.train import _Loop, resume, train
 from sparring.learner.adapter import load_adapter
+from sparring.rollout.errors import BudgetError
 from sparring.rollout.player_spec import parse_player
 
 SIZES = ["iterations=2", "scenarios_per_step=2", "games_per_scenario=3", "concurrency=16", "checkpoint_every=1"]
@@ -128,3 +129,31 @@ def test_a_run_that_declines_on_held_out_topics_stops_and_ends_with_its_best(
     assert summary.adapter == load_adapter(tmp_path / "run/best").fingerprint
     assert summary.adapter == load_adapter(tmp_path / "run/adapter").fingerprint
     assert load_adapter(tmp_path / "run/best").step == 1
+
+
+def test_a_budget_that_ends_in_the_last_evaluation_leaves_the_best_adapter_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint that was written on the way out put the last policy in the place of the best one."""
+
+    def declined(self: HeldOutLog) -> bool:
+        return self.best_path.is_dir()
+
+    async def look(self: HeldOutLog, engine: Engine, member: object, step: int, *, quiet: bool) -> dict[str, float]:
+        if step == 2:
+            self._run.publish("best", first)
+        return {}
+
+    async def spent(self: _Loop, adapter: str) -> None:
+        raise BudgetError("spent")
+
+    settings = config("families=['debate']", "population=1", "iterations=9", "evaluation.every=1", "evaluation.scenarios=2")
+    with Engine.open(settings) as engine:
+        first = engine.learner().adapter().files()
+    monkeypatch.setattr(HeldOutLog, "look", look)
+    monkeypatch.setattr(HeldOutLog, "declined", property(declined))
+    monkeypatch.setattr(_Loop, "appraise_contests", spent)
+    with pytest.raises(BudgetError, match=r"spent\. Training is done"):
+        train(settings, tmp_path / "run", quiet=True)
+    assert load_adapter(tmp_path / "run/adapter").fingerprint == load_adapter(tmp_path / "run/best").fingerprint
+    assert load_adapter(tmp_path / "run/adapter").step == 0

@@ -142,11 +142,13 @@ def test_a_waiting_publication_goes_on_when_a_request_is_cancelled_elsewhere(vll
         tasks[3].cancel()
         await rig.until(lambda: vllm.adapters["policy"] == rig.adapter(6).fingerprint)
         publication.join()
+        assert tasks[3].cancelled()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     rig.run(main())
+    assert vllm.adapters["policy"] == rig.adapter(6).fingerprint
 
 
 def test_the_same_adapter_again_keeps_its_version_and_its_cache(vllm: VllmGenerator, rig: Any) -> None:
