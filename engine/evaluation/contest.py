@@ -187,7 +187,6 @@ async def contend(
     other = await write(COMPARISON, contenders.comparison, contenders.other or contenders.base, other_seed)
     trained = await write(TRAINED, "policy", contenders.policy, seed)
     baseline = None if contenders.comparison == BASE else await write(BASELINE, "policy", contenders.base, seed)
-    gate = asyncio.Semaphore(judge_concurrency)
     count = Count("evaluate, judging", "verdicts", quiet=quiet, note=note)
 
     def hear(judgement: Judgement) -> None:
@@ -195,20 +194,13 @@ async def contend(
         if on_judgement is not None:
             on_judgement(judgement)
 
-    ask = partial(judging.compare_entries, panel=judge, gate=gate, on_judgement=hear)
-    tests = Clerk(gate, hear)
-    sheets = [*trained, *other, *(baseline or ())]
-    subjects = [sheet.subject(judge) for sheet in sheets if sheet.entry is not None]
-    # All at once: nothing that a judge is asked waits for anything that it said.
-    work: list[Coroutine[Any, Any, Any]] = [
-        _judged(trained, other, ask),
-        gather(control_pairs(subjects, tests, controls, str(seed))),
-    ]
-    work += [] if baseline is None else [_judged(baseline, other, ask)]
-    (after, said), _, *rest = await gather(work)
-    before, said_before = rest[0] if rest else (None, ())
-    lengths = {(s.group, s.match.deal.id): len(s.entry.text) for s in sheets if s.entry is not None}
-    found = audit([*said, *said_before, *tests.judgements], lengths)
+    (after, said), (before, said_before), tests = await _ask_all(
+        trained, other, baseline, judge, controls, seed, asyncio.Semaphore(judge_concurrency), hear
+    )
+    lengths = {
+        (s.group, s.match.deal.id): len(s.entry.text) for s in (*trained, *other, *(baseline or ())) if s.entry is not None
+    }
+    found = audit([*said, *said_before, *tests], lengths)
     headline, families = difference_of(after, before, seed)
     return ContestReport(
         split=split,
@@ -226,6 +218,32 @@ async def contend(
         examples=_examples(trained, other, after, said),
         remarks=_remarks(after),
     )
+
+
+async def _ask_all(
+    trained: Sequence[Sheet],
+    other: Sequence[Sheet],
+    baseline: Sequence[Sheet] | None,
+    judge: Panel,
+    controls: int,
+    seed: int,
+    gate: asyncio.Semaphore,
+    hear: Callable[[Judgement], None],
+) -> tuple[tuple[list[Pairing], tuple[Judgement, ...]], tuple[list[Pairing] | None, tuple[Judgement, ...]], Sequence[Judgement]]:
+    """What the judges say of the trained policy's pairs, of the baseline's, and of the pairs that test them.
+
+    All is asked at once: nothing that a judge is asked waits for anything that it said.
+    """
+    ask = partial(judging.compare_entries, panel=judge, gate=gate, on_judgement=hear)
+    tests = Clerk(gate, hear)
+    subjects = [sheet.subject(judge) for sheet in (*trained, *other, *(baseline or ())) if sheet.entry is not None]
+    work: list[Coroutine[Any, Any, Any]] = [
+        _judged(trained, other, ask),
+        gather(control_pairs(subjects, tests, controls, str(seed))),
+    ]
+    work += [] if baseline is None else [_judged(baseline, other, ask)]
+    after, _, *rest = await gather(work)
+    return after, rest[0] if rest else (None, ()), tests.judgements
 
 
 async def _sheets(
